@@ -1,0 +1,114 @@
+"""Every exception of the package: one root, `ERP5Error`; each leaf is also the builtin that a caller would guess.
+
+In a notebook they show as one line, without a frame of this package (`_render_traceback_` is IPython's hook for that). An
+error that a remote cell raised is shown with the remote traceback, under the remote class's name: `remote_error`.
+"""
+
+from collections.abc import Sequence
+
+
+class ERP5Error(Exception):
+    """The root. `str(error)` says what was expected, what came and what to do next. `lineno`: the line of the cell, if one is meant."""
+
+    lineno: int = 0
+
+    def _render_traceback_(self) -> list[str]:
+        return [f'{type(self).__name__}: {self}']
+
+
+# ---------------------------------------------------------------- from the client to the site
+class TargetError(ERP5Error, ValueError):
+    """The target of a connection cannot be understood: an unknown name, not a URL, an unusable setting."""
+
+
+class OptionError(ERP5Error, ValueError):
+    """A magic was called with an option or an argument that it does not have."""
+
+
+class NotConnectedError(ERP5Error, ConnectionError):
+    """There is no session, and none can be made without being told where."""
+
+
+class SiteUnreachableError(ERP5Error, ConnectionError):
+    """Nothing answered at the URL, or the connection broke. Whether a cell on its way was run is said in the text."""
+
+
+class ConnectionLostError(SiteUnreachableError):
+    """The connection broke after something had been sent."""
+
+
+class NotASiteError(ERP5Error, ValueError):
+    """Something answered at the URL, but not an ERP5 site."""
+
+
+class UnauthorizedError(ERP5Error, PermissionError):
+    """The site knows neither this user nor this password, or this user may not run code."""
+
+
+class NodeTimeoutError(ERP5Error, TimeoutError):
+    """The node said nothing for longer than the limit."""
+
+
+class UnsupportedError(ERP5Error, NotImplementedError):
+    """This site, or this installation, cannot do what was asked."""
+
+
+class WireError(ERP5Error, ValueError):
+    """Bytes that are no message of `wire`."""
+
+
+# ---------------------------------------------------------------- from the node
+class NodeError(ERP5Error, RuntimeError):
+    """A node cannot be started, stopped or asked."""
+
+
+class CellLost(ERP5Error, RuntimeError):  # noqa: N818 - the name is part of the wire
+    """The process, node or machine that ran a cell has gone. Nothing of the cell was saved, and it is not run again."""
+
+
+class NotSavedError(ERP5Error, NameError):
+    """A variable that an earlier cell assigned could not be saved, or its saved value cannot be loaded."""
+
+
+class SerializationError(ERP5Error, TypeError):
+    """A value cannot be serialized, or does not come back as what it was."""
+
+
+# ---------------------------------------------------------------- the environment
+class EnvironmentDefinitionError(ERP5Error, TypeError):
+    """`environment.define` was called in a way that cannot be kept."""
+
+
+class EnvironmentUndefineError(ERP5Error, LookupError):
+    """`environment.undefine` was called with an alias that is not defined, or with no literal text."""
+
+
+class EnvironmentSetupError(ERP5Error, RuntimeError):
+    """A setup that an earlier cell defined failed before this cell: none of the cell's own code was run."""
+
+
+# ---------------------------------------------------------------- what a remote cell raised
+class RemoteError(ERP5Error):
+    """A remote cell raised. `ename`, `evalue` and `traceback` (lines) are as the node sent them."""
+
+    ename: str = ''
+    evalue: str = ''
+    traceback: Sequence[str] = ()
+
+    def __str__(self) -> str:
+        return self.evalue
+
+    def _render_traceback_(self) -> list[str]:
+        return list(self.traceback) or [f'{self.ename}: {self.evalue}']
+
+
+class RemoteInterrupt(RemoteError, KeyboardInterrupt):
+    """A remote cell was interrupted: also for local code this is a `KeyboardInterrupt`, so that "Run all" stops."""
+
+
+def remote_error(ename: str, evalue: str, traceback: Sequence[str]) -> RemoteError:
+    """An exception whose class is named like the remote one, so that a notebook's `error` output has the remote name."""
+    base = RemoteInterrupt if ename == 'KeyboardInterrupt' else RemoteError
+    error: RemoteError = type(ename or 'RemoteError', (base,), {'__module__': __name__, '__doc__': base.__doc__})(evalue)
+    error.ename, error.evalue, error.traceback = ename, evalue, tuple(traceback)
+    return error

@@ -1,0 +1,130 @@
+"""How functions of a notebook stand in pickles: with live globals, shared cells, and code that knows its Python version.
+
+    def f(): return x + n      ─►  load_function(code, namespace of __main__, 'f', (cell of n,)) + attributes
+                                     │                 └─ load_namespace('__main__'): the dict of the process that loads it
+                                     └─ load_code((3, 11), …): refused by another Python version
+
+Stored pickles name the `load_…` functions of this module and their arguments: they stay as they are for ever.
+"""
+
+import functools
+import importlib
+import sys
+import types
+from collections.abc import Callable
+from typing import Any
+
+from .errors import SerializationError
+
+MAIN = '__main__'
+
+
+class Namespace:
+    """Stands for the globals of a module in a pickle."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return load_namespace, (self.name,)
+
+
+def load_namespace(name: str) -> dict[str, Any]:
+    return vars(sys.modules.get(name) or importlib.import_module(name))
+
+
+def stand_in(value: object) -> object:
+    return Namespace(MAIN) if value is vars(sys.modules[MAIN]) else value
+
+
+def module_of(namespace: dict[str, Any]) -> str | None:
+    """The module whose globals these are, if every process has it: `__main__`, or one that can be imported."""
+    if namespace is vars(sys.modules[MAIN]):
+        return MAIN
+    name = namespace.get('__name__')
+    module = sys.modules.get(name) if isinstance(name, str) else None
+    found = module is not None and vars(module) is namespace and getattr(module, '__spec__', None) is not None
+    return name if found else None
+
+
+def load_function(code: types.CodeType, namespace: dict[str, Any], name: str,
+                  closure: tuple[types.CellType, ...] | None) -> types.FunctionType:
+    """A function in its namespace; FunctionType reads `__builtins__` there, so a namespace without gets the usual ones."""
+    namespace.setdefault('__builtins__', __builtins__)
+    return types.FunctionType(code, namespace, name, None, closure)
+
+
+def load_function_state(function: types.FunctionType, state: tuple[dict[str, Any], dict[str, Any], dict[str, Any]]) -> None:
+    """`state`: the function's own dictionary, its settable attributes, and globals that it brings along.
+
+    cloudpickle's way would also set `__builtins__` in the notebook's namespace, which belongs to the notebook.
+    """
+    own, attributes, namespace = state
+    vars(function).update(own)
+    function.__globals__.update(namespace)
+    for name, value in attributes.items():
+        setattr(function, name, value)
+
+
+def reduce_function(function: types.FunctionType, reduction: Any) -> Any:
+    """cloudpickle's reduction of a function, with its module's live globals and its very cells instead of copies."""
+    if reduction is NotImplemented:
+        return reduction
+    (code, namespace, *_), (own, attributes) = reduction[1], reduction[2]
+    copied = attributes.pop('__globals__')
+    attributes.pop('__closure__')
+    module = module_of(function.__globals__)
+    if module is not None:
+        namespace, copied = Namespace(module), {}
+    return (load_function, (code, namespace, function.__name__, function.__closure__), (own, attributes, copied),
+            None, None, load_function_state)
+
+
+def reduce_cell(cell: types.CellType) -> tuple[Any, ...]:
+    """A cell is made empty and filled later, so that functions that share it still do, and a function may be in its own."""
+    try:
+        return load_cell, (), (cell.cell_contents,), None, None, load_cell_contents
+    except ValueError:
+        return load_cell, ()
+
+
+def load_cell() -> types.CellType:
+    return types.CellType()
+
+
+def load_cell_contents(cell: types.CellType, contents: tuple[object]) -> None:
+    cell.cell_contents = contents[0]
+
+
+def reduce_code(code: types.CodeType) -> tuple[Any, ...]:
+    import cloudpickle
+    _, arguments = cloudpickle.Pickler.dispatch_table[types.CodeType](code)
+    return load_code, (sys.version_info[:2], *arguments)
+
+
+def load_code(version: tuple[int, int], *arguments: Any) -> types.CodeType:
+    """Running the code of another Python version would crash the process rather than raise."""
+    if version != sys.version_info[:2]:
+        raise SerializationError(f'a function or class was saved by Python {version[0]}.{version[1]}, and this is Python '
+                                 f'{sys.version_info[0]}.{sys.version_info[1]}: define it again')
+    return types.CodeType(*arguments)
+
+
+def reduce_cached(wrapper: Any) -> str | tuple[Any, ...]:
+    """What `functools.lru_cache` made: by name where it can be imported, else without what it has remembered."""
+    target: Any = None if wrapper.__module__ == MAIN else sys.modules.get(wrapper.__module__)
+    for part in wrapper.__qualname__.split('.'):
+        target = getattr(target, part, None)
+    if target is wrapper:
+        return str(wrapper.__qualname__)
+    own = {name: value for name, value in vars(wrapper).items() if name != '__wrapped__'}
+    return load_cached, (wrapper.__wrapped__, wrapper.cache_parameters()), own
+
+
+def load_cached(function: Callable[..., Any], parameters: dict[str, Any]) -> Any:
+    return functools.lru_cache(**parameters)(function)
+
+
+def reduce_stream(obj: object) -> tuple[Any, ...] | None:
+    """The streams that every process has under the same name; None for anything else."""
+    return next(((getattr, (sys, name)) for name in ('stdout', 'stderr') if obj is getattr(sys, name)), None)

@@ -1,0 +1,213 @@
+"""The process that runs cells: requests come in over a Connection, messages go out as they happen, one JSON line each.
+
+    node -> executor   a JSON object: the fields of wire.Request, `known_lost`            one cell at a time
+    executor -> node   E line   a message of the running cell, relayed as it is
+                       S        the cell starts: from here to R a SIGINT is heeded
+                       R line   its execute_reply, after the commit: the executor is idle again
+    fd 1, fd 2         pipes that the node reads: what C code and child processes write, and the last words of a dying process
+"""
+
+import contextlib
+import faulthandler
+import json
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from base64 import b64encode
+from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
+from types import FrameType
+from typing import TYPE_CHECKING, TextIO
+
+from .. import wire
+
+if TYPE_CHECKING:
+    from .notebook import DataNotebookLine, Notebooks, OpenNotebook
+    from .shell import CellShell
+
+EVENT, START, REPLY = b'E', b'S', b'R'
+FAULT = 70  # exit code, as in sysexits.h: an internal error
+RECORDED = 1 << 20  # bytes of a cell's messages that its history line keeps
+
+
+class Interrupts:
+    """SIGINT is KeyboardInterrupt while a cell runs, never during a commit, and never in the middle of a message."""
+
+    def __init__(self) -> None:
+        self.running = self.pending = False
+        self.shields = 0
+        signal.signal(signal.SIGINT, self.handle)
+
+    def handle(self, number: int, frame: FrameType | None) -> None:
+        if self.shields:
+            self.pending = True
+        elif self.running:
+            raise KeyboardInterrupt
+
+    @contextlib.contextmanager
+    def allowed(self) -> Iterator[None]:
+        self.pending, self.running = False, True
+        try:
+            yield
+        finally:
+            self.running = False
+
+    @contextlib.contextmanager
+    def shielded(self) -> Iterator[None]:
+        """For the main thread, the only one that gets signals: half a message would be the end of the executor."""
+        main = threading.current_thread() is threading.main_thread()
+        self.shields += main
+        try:
+            yield
+        finally:
+            self.shields -= main
+        if main and not self.shields and self.pending and self.running:
+            self.pending = False
+            raise KeyboardInterrupt
+
+
+class Record:
+    """The messages of one cell for its history line, up to RECORDED bytes; that some are missing is said in the last one."""
+
+    def __init__(self) -> None:
+        self.lines: list[bytes] = []
+        self.size = self.left_out = 0
+
+    def add(self, line: bytes) -> None:
+        if self.size + len(line) > RECORDED:
+            self.left_out += 1
+        else:
+            self.lines.append(line)
+            self.size += len(line)
+
+    def data(self) -> bytes:
+        note = f'[{self.left_out} more messages were shown, and are not kept in the history]\n'
+        return b''.join([*self.lines, wire.encode(wire.stream('stderr', note))] if self.left_out else self.lines)
+
+
+class Executor:
+    def __init__(self, connection: Connection, notebooks: 'Notebooks', shell: 'CellShell', log: TextIO) -> None:
+        self.connection, self.notebooks, self.shell, self.log = connection, notebooks, shell, log
+        self.busy = False
+        self.record = Record()
+        self.sending = threading.Lock()  # threads of the cell print too
+        self.interrupts = Interrupts()
+        shell.emit = self.emit
+
+    def send(self, tag: bytes, line: bytes, busy: bool) -> None:
+        """After the reply nothing more of the cell may go out: it would be read as the next cell's."""
+        with self.interrupts.shielded(), self.sending:
+            if tag == REPLY or self.busy:
+                with contextlib.suppress(OSError):  # the node has gone: the cell goes on, and its outcome is on record
+                    self.connection.send_bytes(tag + line)
+                if tag == EVENT:
+                    self.record.add(line)
+            else:
+                self.log.write(line.decode())
+            self.busy = busy
+
+    def emit(self, message: wire.Message) -> None:
+        self.send(EVENT, wire.encode(message), self.busy)
+
+    def serve(self) -> None:
+        self.send(REPLY, wire.encode({'msg_type': 'ready', 'pid': os.getpid()}), False)
+        try:
+            while True:
+                request = json.loads(self.connection.recv_bytes())
+                self.busy, self.record = True, Record()
+                self.send(REPLY, wire.encode(self.reply(wire.Request(**request['request']), request['lost'])), False)
+        except (EOFError, OSError):
+            return  # the node has gone
+        except Exception:  # a fault of ours: its place is the node's log, and the death of this process is the cell's outcome
+            traceback.print_exc(file=self.log)
+            os._exit(FAULT)
+
+    # ------------------------------------------------------------ one cell
+    def reply(self, request: wire.Request, lost: dict[str, str]) -> wire.Message:
+        """Run the request and commit, or give the recorded outcome of a request that has been run before."""
+        started = time.perf_counter()
+        with self.notebooks.open(request, lost) as notebook:
+            if notebook.outcome is not None:
+                return self.replay(request, notebook.outcome)
+            opened = time.perf_counter()
+            error = self.run(request, notebook)
+            ran = time.perf_counter()
+            return self.finish(request, notebook, error, {'open': opened - started, 'run': ran - opened})
+
+    def replay(self, request: wire.Request, line: 'DataNotebookLine') -> wire.Message:
+        """The recorded outcome, unless the request_id comes with another cell now."""
+        if line.notebook_code not in (request.python_expression, ''):
+            refused = wire.refusal(request.request_id)
+            self.emit(refused[0])
+            return refused[1]
+        for message in line.messages():
+            self.send(EVENT, message, True)
+        return line.reply(request.request_id, self.notebooks.node)
+
+    def run(self, request: wire.Request, notebook: 'OpenNotebook') -> BaseException | None:
+        """The environment's setups, then the cell. A setup that fails stops the cell before any of its code runs."""
+        error: BaseException | None = KeyboardInterrupt()
+        self.shell.source_of, self.shell.prepare = notebook.source_of, notebook.prepare
+        self.shell.enter(notebook.module)
+        try:
+            with contextlib.suppress(KeyboardInterrupt), self.interrupts.allowed():  # one that comes just before or after
+                self.send(START, b'', True)
+                error = self.shell.run(request.python_expression, notebook.count, notebook.flags)
+                if request.pull and error is None:
+                    self.emit(self.pulled(request.pull, notebook))
+        finally:
+            self.shell.leave()
+        return error
+
+    def pulled(self, name: str, notebook: 'OpenNotebook') -> wire.Message:
+        """The value of a variable, or of the last expression (`_`), on its way to the client."""
+        value = self.shell.last_value if name == '_' else notebook.namespace.get(name)
+        literal = notebook.literal(value)
+        if literal is not None:
+            return wire.pulled(name, 'literal', b64encode(literal.encode()).decode())
+        data, reason = notebook.portable(name, value)
+        return wire.not_pulled(name, reason) if reason else wire.pulled(name, notebook.serializer, b64encode(data).decode())
+
+    def finish(self, request: wire.Request, notebook: 'OpenNotebook', error: BaseException | None,
+               spent: dict[str, float]) -> wire.Message:
+        """Save, say what was saved, commit. The reply is made only after that."""
+        clock = time.perf_counter()
+        saved = notebook.save(request, error)
+        for message in saved.messages:
+            self.emit(message)
+        ename, evalue = name_and_text(error) if error else ('', '')
+        conflict = notebook.commit(request, self.record.data(), ename, evalue)
+        if conflict:
+            ename, evalue = conflict
+            self.emit(wire.error(ename, evalue, [f'{ename}: {evalue}']))
+        times = {name: round(1e6 * seconds) for name, seconds in {**spent, 'save': time.perf_counter() - clock}.items()}
+        return wire.execute_reply('error' if ename else 'ok', not conflict, request.request_id, ename=ename, evalue=evalue,
+                                  node=self.notebooks.node, execution_count=notebook.count, times=times)
+
+
+def name_and_text(error: BaseException) -> tuple[str, str]:
+    """The class and the text of an error whose `str` may itself raise."""
+    try:
+        return type(error).__name__, str(error)
+    except Exception as raised:
+        return type(error).__name__, f'<no text: __str__ raised {type(raised).__name__}>'
+
+
+def main(connection: Connection, outputs: tuple[Connection, ...], make_notebooks: 'Callable[[], Notebooks]') -> None:
+    """Target of the process. `make_notebooks()` opens the database: after the fork, never before."""
+    os.setpgid(0, 0)  # Ctrl-C in the node's terminal is not for the cells
+    multiprocessing.set_start_method(None, force=True)  # user code gets the platform's default, not this fork server
+    log = os.fdopen(os.dup(2), 'w', buffering=1)  # the node's: what goes wrong in here must not end in a cell
+    for fd, output in enumerate(outputs, 1):  # what C code and child processes write; the node reads the other ends
+        os.dup2(output.fileno(), fd)
+        output.close()
+    sys.stdin = open(os.devnull)
+    faulthandler.enable(2)  # a segmentation fault leaves its Python frames in the cell's stderr
+    from .preload import shell
+    Executor(connection, make_notebooks(), shell, log).serve()
+
+

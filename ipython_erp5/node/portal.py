@@ -1,0 +1,234 @@
+"""The `erp5` portal: its modules, its catalog, and the methods that are published for notebooks.
+
+Everything published needs the permission `Manage portal`; the answers are those of a stock ERP5 site where it has them. What a
+cell's `context` is: this portal, wrapped for the user who runs the cell.
+"""
+
+import json
+from base64 import b64encode
+from io import BytesIO
+from typing import Any, ClassVar
+
+import AccessControl
+import AccessControl.users  # noqa: F401 - configures the user classes
+from AccessControl.class_init import InitializeClass
+from AccessControl.SecurityInfo import ClassSecurityInfo
+from Acquisition import aq_base
+from BTrees.OOBTree import OOBTree
+from IPython.display import HTML, display
+from OFS.Folder import Folder
+from Products.PluginIndexes.DateIndex.DateIndex import DateIndex
+from Products.PluginIndexes.FieldIndex.FieldIndex import FieldIndex
+from Products.PluginIndexes.PathIndex.PathIndex import PathIndex
+from Products.ZCatalog.ZCatalog import ZCatalog
+from ZPublisher import zpublish
+
+from .. import wire
+from .document import Document, Module
+from .notebook import DataNotebook
+
+MANAGE = 'Manage portal'
+INDEXES = {**dict.fromkeys(('portal_type', 'reference', 'title', 'id', 'owner'), FieldIndex),
+           'creation_date': DateIndex, 'modification_date': DateIndex, 'path': PathIndex}
+COLUMNS = ('id', 'portal_type', 'reference', 'title', 'owner')
+
+
+class Image(Document):
+    """A picture: `data` (bytes), `filename`, `content_type`."""
+
+    portal_type: ClassVar[str] = 'Image'
+    properties: ClassVar[tuple[str, ...]] = (*Document.properties, 'data', 'filename', 'content_type')
+    content_type = 'image/png'
+    data = b''
+
+
+class DataNotebookModule(Module):
+    """The notebooks; one for each reference."""
+
+    def __init__(self, id: str, portal_types: tuple[str, ...]) -> None:
+        super().__init__(id, portal_types)
+        self.references = OOBTree()  # reference -> id: the catalog would do, a lookup here costs less
+
+    def find(self, reference: str) -> DataNotebook | None:
+        identifier = self.references.get(reference)
+        return None if identifier is None else self._getOb(identifier)
+
+    def open_notebook(self, request: wire.Request) -> DataNotebook:
+        """The notebook of the request's reference, made if there is none; its serializer becomes the request's, if it names one."""
+        notebook = self.find(request.reference)
+        if notebook is None:
+            notebook = self.newContent(reference=request.reference, title=request.title or request.reference, owner=request.user)
+            self.references[request.reference] = notebook.getId()
+        if request.serializer and request.serializer != notebook.serializer:
+            notebook.serializer = request.serializer
+        return notebook
+
+
+class Catalog(ZCatalog):
+    """`portal_catalog(**query)`: brains of the documents that match; up to date within the transaction."""
+
+    def getResultValue(self, **query: Any) -> Any:
+        """The first document that matches, or None."""
+        for brain in self(**query):
+            return brain.getObject()
+        return None
+
+
+MODULES: dict[str, tuple[type[Module], tuple[str, ...]]] = {
+    'data_notebook_module': (DataNotebookModule, ('Data Notebook',)),
+    'image_module': (Module, ('Image',)),
+    'document_module': (Module, ('Document',)),
+}
+
+
+class ERP5Site(Folder):
+    meta_type = 'ERP5 Site'
+    title = 'ERP5'
+    security = ClassSecurityInfo()
+
+    @security.public
+    def getPortalObject(self) -> 'ERP5Site':
+        return self
+
+    def getPortalType(self) -> str:
+        return 'ERP5 Site'
+
+    def getDefaultModule(self, portal_type: str) -> Module:
+        """The module that contains documents of this type."""
+        for name, (_, portal_types) in MODULES.items():
+            if portal_type in portal_types:
+                return self._getOb(name)
+        known = sorted(kind for _, kinds in MODULES.values() for kind in kinds)
+        raise ValueError(f'no module contains documents of the type {portal_type!r}; there are {", ".join(known)}')
+
+    def __repr__(self) -> str:
+        return '<ERP5 Site at /erp5>'
+
+    # ------------------------------------------------------------ for cells
+    def Base_renderAsHtml(self, value: Any) -> None:
+        """Show an object as HTML: a figure or pyplot, an Image document, anything with `_repr_html_`, else its text."""
+        display(HTML(as_html(value)))
+
+    def Base_saveImage(self, plot: Any = None, reference: str | None = None, **properties: Any) -> Image:
+        """Save a matplotlib figure, or pyplot's current one, as an Image document."""
+        if plot is None or not hasattr(plot, 'savefig'):
+            raise ValueError('No matplotlib plot object specified')
+        if not reference:
+            raise ValueError('No reference specified for Image object')
+        return self.getDefaultModule('Image').newContent(portal_type='Image', reference=reference, data=png(plot),
+                                                         filename=f'{reference}.png', **properties)
+
+    # ------------------------------------------------------------ published
+    @zpublish
+    @security.protected(MANAGE)
+    def Base_executeJupyter(self, REQUEST: Any) -> Any:
+        """Run a cell: see `wire` for the fields and the two answers."""
+        return node(REQUEST).execute(self, REQUEST)
+
+    @zpublish
+    @security.protected(MANAGE)
+    def Base_checkExistingReference(self, REQUEST: Any) -> Any:
+        """`True`, or 204 and nothing."""
+        return True if self.data_notebook_module.find(text(REQUEST, 'reference')) is not None else ''
+
+    @zpublish
+    @security.protected(MANAGE)
+    def Base_interruptJupyter(self, REQUEST: Any) -> str:
+        return answer(REQUEST, node(REQUEST).interrupt(text(REQUEST, 'reference'), text(REQUEST, 'request_id')))
+
+    @zpublish
+    @security.protected(MANAGE)
+    def Base_getJupyterResult(self, REQUEST: Any) -> Any:
+        """The messages of a request: of the run in progress, or from its history line."""
+        return node(REQUEST).result(self, REQUEST)
+
+    @zpublish
+    @security.protected(MANAGE)
+    def Base_getJupyterContext(self, REQUEST: Any) -> str:
+        """Names, types and sizes of the variables, and the setups; 404 for a notebook that does not exist."""
+        notebook = self.data_notebook_module.find(text(REQUEST, 'reference'))
+        if notebook is None:
+            REQUEST.RESPONSE.setStatus(404)
+            return answer(REQUEST, {'error': 'no notebook has this reference'})
+        return answer(REQUEST, notebook.describe())
+
+    @zpublish
+    @security.protected(MANAGE)
+    def Base_getJupyterStatus(self, REQUEST: Any) -> str:
+        return answer(REQUEST, node(REQUEST).status())
+
+
+InitializeClass(Image)
+InitializeClass(DataNotebookModule)
+InitializeClass(Catalog)
+InitializeClass(ERP5Site)
+
+
+def node(REQUEST: Any) -> Any:
+    """The node that serves this request: the publisher puts it into the WSGI environment."""
+    return REQUEST.environ['ipython_erp5.node']
+
+
+def text(REQUEST: Any, name: str) -> str:
+    value = REQUEST.form.get(name, '')
+    return value if isinstance(value, str) else ''
+
+
+def answer(REQUEST: Any, value: Any) -> str:
+    REQUEST.RESPONSE.setHeader('Content-Type', 'application/json')
+    return json.dumps(value)
+
+
+# ---------------------------------------------------------------- HTML
+def as_html(value: Any) -> str:
+    """HTML of a figure or pyplot, an Image document, an object with `_repr_html_`; the text of any other."""
+    if hasattr(value, 'savefig'):
+        return picture('image/png', png(value))
+    if isinstance(aq_base(value), Image):
+        return picture(value.getContentType(), value.getData())
+    markup = value._repr_html_() if hasattr(value, '_repr_html_') and not isinstance(value, type) else None
+    return str(value) if markup is None else f'{markup}<br />'
+
+
+def picture(content_type: str, data: bytes) -> str:
+    return f'<img src="data:{content_type};base64,{b64encode(data).decode()}" /><br />'
+
+
+def png(plot: Any) -> bytes:
+    buffer = BytesIO()
+    plot.savefig(buffer, format='png')
+    return buffer.getvalue()
+
+
+# ---------------------------------------------------------------- making the site
+def configure_security() -> None:
+    """Zope's security as a product of Zope configures it. Once a process, before anything is published."""
+    AccessControl.setImplementation('C')
+    AccessControl.setDefaultBehaviors(True, True, False)
+
+
+def install(application: Any, user: str, password: str | None) -> None:
+    """The user and the portal with all that belongs to it, if they are not there. `password` None: the one it has."""
+    folder = application.acl_users
+    if folder.getUserById(user) is None:
+        if password is None:
+            raise ValueError(f'the user {user!r} does not exist, and there is no password to make it with')
+        folder._doAddUser(user, password, ['Manager'], [])
+    elif password is not None and not folder.getUserById(user).authenticate(password, None):
+        folder._doChangeUser(user, password, ['Manager'], [])
+    if 'erp5' not in application.objectIds():
+        application._setObject('erp5', ERP5Site('erp5'))
+    portal = application.erp5
+    if 'portal_catalog' not in portal.objectIds():
+        portal._setObject('portal_catalog', Catalog('portal_catalog', 'Catalog'))
+        add_indexes(portal.portal_catalog)
+    for name, (kind, portal_types) in MODULES.items():
+        if name not in portal.objectIds():
+            portal._setObject(name, kind(name, portal_types))
+
+
+def add_indexes(catalog: Any) -> None:
+    for name, kind in INDEXES.items():
+        catalog._catalog.addIndex(name, kind(name))  # ZCatalog's own addIndex looks for products that Zope has registered
+    for name in COLUMNS:
+        catalog.addColumn(name)

@@ -1,0 +1,32 @@
+"""Imported once by the fork server: every executor starts as a copy of this. No threads, no open database, no sockets here."""
+
+import gc
+import os
+
+os.environ.setdefault('MPLBACKEND', 'module://matplotlib_inline.backend_inline')
+
+import AccessControl.users  # noqa: E402,F401
+import cloudpickle  # noqa: E402,F401
+import OFS.Application  # noqa: E402,F401
+import relstorage.adapters.sqlite.adapter  # noqa: E402,F401
+import relstorage.storage  # noqa: E402,F401
+import Testing.makerequest  # noqa: E402,F401
+import ZODB  # noqa: E402,F401
+import zodburi  # noqa: E402,F401
+import Zope2  # noqa: E402,F401
+import ZPublisher.HTTPRequest  # noqa: E402,F401
+
+from . import context, executor, notebook, portal  # noqa: E402,F401
+from .shell import CellShell  # noqa: E402
+
+try:
+    import numpy  # noqa: F401 - what nearly every notebook needs is worth sharing; it is no requirement of the node
+except ImportError:
+    pass
+
+portal.configure_security()
+shell = CellShell.instance()
+for source in ('1 / 0', "print('');  [{}]"):  # what IPython imports only when it first shows an error or a value
+    shell.run(source, 0)
+gc.collect()
+gc.freeze()  # the copies do not touch these objects' headers when they collect: the pages stay shared

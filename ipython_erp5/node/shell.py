@@ -1,0 +1,315 @@
+"""The IPython shell of an executor process: one cell at a time, every output a message of `wire`.
+
+    source ─► transform_cell ─► transform_ast (the environment's pass) ─► run_cell_async ─► emit(message)
+                                                                           ▲
+                                  namespace: a fresh `__main__` module for every cell, filled from the notebook's context
+
+Display formatters, figures, magics, `await` and tracebacks are IPython's own. `run_cell` and `DisplayPublisher.publish` are
+not used: they keep a copy of everything that was shown.
+"""
+
+import ast
+import asyncio
+import atexit
+import builtins
+import codeop
+import io
+import linecache
+import sys
+import traceback
+import types
+from base64 import b64encode
+from collections.abc import Callable, Coroutine, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+from IPython.core.compilerop import CachingCompiler
+from IPython.core.displayhook import DisplayHook
+from IPython.core.displaypub import DisplayPublisher
+from IPython.core.error import InputRejected, StdinNotImplementedError
+from IPython.core.interactiveshell import ExecutionResult, InteractiveShell
+from traitlets.config import Config
+
+from .. import wire
+from ..errors import ERP5Error
+from .executor import name_and_text
+from .source import cell_filename, cell_number
+
+Emit = Callable[[wire.Message], None]
+Prepare = Callable[[ast.Module, str], ast.Module]
+OURS = str(Path(__file__).parent.parent) + '/'  # where this package's own code is
+BUFFER = 8192  # characters of a line that is not ended
+
+
+def bundle(data: Mapping[str, Any]) -> dict[str, Any]:
+    """MIME bundle with bytes as base64 text, as Jupyter's messages have it."""
+    return {kind: b64encode(value).decode('ascii') if isinstance(value, bytes) else value for kind, value in data.items()}
+
+
+class Stream(io.TextIOBase):
+    """sys.stdout or sys.stderr of a cell: one message for a line or a burst of lines."""
+
+    encoding = 'utf-8'
+    errors = 'strict'
+
+    def __init__(self, name: str, emit: Emit) -> None:
+        self.name, self.emit = name, emit
+        self.parts: list[str] = []
+        self.size = 0
+
+    def writable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return {'stdout': 1, 'stderr': 2}[self.name]
+
+    def write(self, text: str) -> int:
+        if not isinstance(text, str):
+            raise TypeError(f'write() argument must be str, not {type(text).__name__}')
+        self.parts.append(text)
+        self.size += len(text)
+        if '\n' in text or '\r' in text or self.size > BUFFER:
+            self.flush()
+        return len(text)
+
+    def flush(self) -> None:
+        parts, self.parts, self.size = self.parts, [], 0
+        if text := ''.join(parts):
+            self.emit(wire.stream(self.name, text))
+
+
+class Publisher(DisplayPublisher):
+    """display() -> display_data, update_display_data, clear_output."""
+
+    def publish(self, data: Mapping[str, Any], metadata: Mapping[str, Any] | None = None, *,  # type: ignore[override]
+                transient: Mapping[str, Any] | None = None, update: bool = False, **kwargs: Any) -> None:
+        shell: CellShell = self.shell
+        shell.flush_streams()
+        shell.emit(wire.display_data(bundle(data), metadata or {}, transient or {}, update))
+
+    def clear_output(self, wait: bool = False) -> None:
+        shell: CellShell = self.shell
+        shell.flush_streams()
+        shell.emit(wire.clear_output(wait))
+
+
+class Hook(DisplayHook):
+    """The value of the last expression -> execute_result, and `_`, `__`, `___` of the notebook."""
+
+    def __call__(self, result: Any = None) -> None:
+        shell: CellShell = self.shell
+        shell.last_value = result
+        if result is None or self.semicolon_at_end_of_expression(shell.source):
+            return
+        self.fill_exec_result(result)
+        data, metadata = self.compute_format_data(result)
+        if data:
+            shell.flush_streams()
+            shell.emit(wire.execute_result(bundle(data), metadata, shell.execution_count))
+        self.shift(shell.user_ns, result)
+
+    @staticmethod
+    def shift(namespace: dict[str, Any], result: Any) -> None:
+        """`_` is the newest value, `__` the one before, `___` the one before that."""
+        for older, newer in (('___', '__'), ('__', '_')):
+            if newer in namespace:
+                namespace[older] = namespace[newer]
+        namespace['_'] = result
+
+
+class Compiler(CachingCompiler):
+    """Cells are named by the notebook's line, in tracebacks as `Cell erp5[3]`."""
+
+    def get_code_name(self, raw_code: str, transformed_code: str, number: int) -> str:
+        return cell_filename(number)
+
+    def format_code_name(self, name: str) -> tuple[str, str] | None:
+        number = cell_number(name)
+        return super().format_code_name(name) if number is None else ('Cell', f'erp5[{number}]')
+
+    def reset_compiler_flags(self, more: int = 0) -> None:
+        self.flags = codeop.PyCF_DONT_IMPLY_DEDENT | more
+
+
+class CellShell(InteractiveShell):
+    """One a process. `emit`, `prepare` and `source_of` are set by the executor."""
+
+    displayhook_class = Hook
+    display_pub_class = Publisher
+    compiler_class = Compiler
+    hidden_names: ClassVar[tuple[str, ...]] = ('_ih', '_oh', '_dh', 'In', 'Out', 'get_ipython', 'exit', 'quit', 'open')
+
+    def __init__(self, **kwargs: Any) -> None:
+        self.emit: Emit = lambda message: None
+        self.prepare: Prepare = lambda tree, source: tree
+        self.source_of: Callable[[int], str] = lambda number: ''
+        self.source = ''
+        self.last_value: Any = None
+        self.interrupted = False
+        self.error: BaseException | None = None
+        config = Config()
+        config.HistoryManager.enabled = False  # no sqlite file and no thread: the history is the notebook's
+        config.InteractiveShell.cache_size = 0
+        config.InteractiveShell.colors = 'neutral'  # as a Jupyter kernel; a client without colours takes them out
+        super().__init__(config=config, **kwargs)
+        self.hidden = {name: self.user_ns[name] for name in self.hidden_names}
+        self.neutral = self.user_module
+        self.stdout, self.stderr = (Stream(name, lambda message: self.emit(message)) for name in ('stdout', 'stderr'))
+        self.system = self.system_piped
+        atexit.unregister(self.atexit_operations)  # would reset the namespace when an executor ends
+        builtins.input = refuse_input
+        self.update_cache = linecache.updatecache
+        linecache.updatecache = self.update_linecache
+
+    def update_linecache(self, filename: str, module_globals: Any = None) -> list[str]:
+        """The source of an earlier cell, for tracebacks and `inspect.getsource`, out of the notebook's history."""
+        number = cell_number(filename)
+        source = '' if number is None else self.source_of(number)
+        if number is None or not source:
+            return self.update_cache(filename, module_globals)  # type: ignore[no-any-return]
+        self.compile.cache(self.transform_cell(source), number)
+        return linecache.cache[filename][2]  # type: ignore[misc]
+
+    def ask_exit(self) -> None:
+        print('A cell has no process of its own to leave: %erp5_disconnect ends the session.', file=sys.stderr)
+
+    def flush_streams(self) -> None:
+        self.stdout.flush()
+        self.stderr.flush()
+
+    # ------------------------------------------------------------ namespace
+    def enter(self, module: types.ModuleType) -> None:
+        """`module` is `__main__` from here on."""
+        self.user_module, self._user_ns = module, module.__dict__
+        self._user_ns.update(self.hidden)
+        self.user_ns_hidden.clear()
+        self.user_ns_hidden.update(self.hidden)
+        sys.modules['__main__'] = module
+        if self.Completer is not None:
+            self.Completer.namespace = self.Completer.global_namespace = module.__dict__
+
+    def leave(self) -> None:
+        """Take out what `enter` has put in, and nothing that the user has put over it. `__main__` stays: the values are saved now."""
+        namespace = self._user_ns
+        for name, value in self.hidden.items():
+            if namespace.get(name) is value:
+                del namespace[name]
+        self.user_module, self._user_ns = self.neutral, self.neutral.__dict__
+
+    # ------------------------------------------------------------ one cell
+    def run(self, source: str, count: int, flags: int = 0) -> BaseException | None:
+        """Run one cell in the entered namespace; its error or None. Exactly one `error` message is emitted for an error."""
+        self.source, self.execution_count = source, count
+        self.interrupted, self.error, self.last_value = False, None, None
+        self.compile.reset_compiler_flags(flags)
+        streams, (sys.stdout, sys.stderr) = (sys.stdout, sys.stderr), (self.stdout, self.stderr)
+        result = None
+        try:
+            result = self.run_transformed(source)
+        except BaseException as raised:  # KeyboardInterrupt between IPython's own lines, or in the event loop
+            if self.error is None:
+                self.showtraceback((type(raised), raised, raised.__traceback__))
+            self.error = self.error or raised
+        finally:
+            self.end_cell(result)
+            sys.stdout, sys.stderr = streams
+        return self.error or (result and (result.error_before_exec or result.error_in_exec)) or None
+
+    def run_transformed(self, source: str) -> ExecutionResult | None:
+        failure = None
+        try:
+            cell = self.transform_cell(source)
+        except Exception:
+            cell, failure = source, sys.exc_info()
+        coroutine = self.run_cell_async(source, store_history=False, transformed_cell=cell, preprocessing_exc_tuple=failure)
+        waits = 'await' in cell or 'async' in cell
+        if waits and self.should_run_async(source, transformed_cell=cell, preprocessing_exc_tuple=failure):
+            return self.run_async(coroutine)
+        try:
+            coroutine.send(None)
+        except StopIteration as stop:
+            return stop.value  # type: ignore[no-any-return]
+        raise RuntimeError('a cell without `await` waits')
+
+    def end_cell(self, result: ExecutionResult | None) -> None:
+        """The inline backend shows the cell's figures in `post_execute`: also after an error, as in Jupyter."""
+        try:
+            self.events.trigger('post_execute')
+            self.events.trigger('post_run_cell', result)
+        finally:
+            self.flush_streams()
+
+    def run_async(self, coroutine: Coroutine[Any, Any, ExecutionResult]) -> ExecutionResult:
+        """An event loop of its own: nothing of this cell runs on in the next one."""
+        with asyncio.Runner() as runner:
+            try:
+                return runner.run(coroutine)
+            except KeyboardInterrupt:  # leaving the runner cancels the cell where it waits: that is shown
+                self.interrupted = True
+                raise
+
+    def transform_ast(self, node: ast.Module) -> ast.Module:
+        """The environment's pass comes after everybody's `ast_transformers`: what they insert counts too."""
+        tree = super().transform_ast(node)
+        try:
+            return self.prepare(tree, self.transform_cell(self.source))
+        except ERP5Error as error:
+            raise InputRejected(error) from error
+
+    # ------------------------------------------------------------ errors: one message, whatever they are
+    def showtraceback(self, exc_tuple: Any = None, *args: Any, **kwargs: Any) -> None:
+        etype, value, frames = self._get_exc_info(exc_tuple)
+        frames = without_ours(frames)
+        if isinstance(value, InputRejected) and isinstance(value.__cause__, ERP5Error):
+            self._showtraceback(type(value.__cause__), value.__cause__, self.rejected_lines(value.__cause__))
+        elif isinstance(value, ERP5Error):  # which elsewhere shows as one line
+            self._showtraceback(etype, value, self.InteractiveTB.structured_traceback(etype, value, frames, tb_offset=1))
+        elif isinstance(value, BaseExceptionGroup):  # IPython prints these to stderr
+            frames = frames.tb_next if frames and frames.tb_next else frames
+            self._showtraceback(etype, value, ''.join(traceback.format_exception(etype, value, frames)).splitlines())
+        else:
+            super().showtraceback((etype, value, frames), *args, **kwargs)
+
+    def rejected_lines(self, error: ERP5Error) -> list[str]:
+        """An error before anything of the cell ran: the place in the cell that it is about, or where in a setup it was raised."""
+        cause = error.__cause__
+        if cause is not None:
+            frames = without_ours(cause.__traceback__, until_cell=True)
+            lines = self.InteractiveTB.structured_traceback(type(cause), cause, frames, tb_offset=0)
+            return [*lines, '', f'{type(error).__name__}: {error}']
+        source = self.source.splitlines()
+        place = [f'  Cell erp5[{self.execution_count}], line {error.lineno}', f'    {source[error.lineno - 1].strip()}'] \
+            if 0 < error.lineno <= len(source) else []
+        return [*place, f'{type(error).__name__}: {error}']
+
+    def show_usage_error(self, exc: BaseException) -> None:  # IPython prints these to stderr
+        self._showtraceback(type(exc), exc, [f'UsageError: {exc}'])
+
+    def _showtraceback(self, etype: type[BaseException], evalue: BaseException, stb: list[str] | str) -> None:
+        self.flush_streams()
+        name = etype.__name__
+        if self.interrupted and issubclass(etype, asyncio.CancelledError):
+            name, evalue = 'KeyboardInterrupt', KeyboardInterrupt()
+        if self.error is None:
+            self.emit(wire.error(name, name_and_text(evalue)[1], [stb] if isinstance(stb, str) else stb))
+        self.error = evalue
+
+
+def refuse_input(prompt: object = '', /) -> str:
+    """`input()` in a cell: nobody can answer."""
+    raise StdinNotImplementedError('a remote cell cannot ask for input: assign the value in the cell, or pull what you need')
+
+
+def without_ours(frames: types.TracebackType | None, until_cell: bool = False) -> types.TracebackType | None:
+    """The traceback without frames of this package; `until_cell`: without any before the first one of a cell."""
+    kept: list[types.TracebackType] = []
+    while frames is not None:
+        filename = frames.tb_frame.f_code.co_filename
+        until_cell = until_cell and cell_number(filename) is None
+        if not until_cell and not filename.startswith(OURS):
+            kept.append(frames)
+        frames = frames.tb_next
+    rest = None
+    for frame in reversed(kept):
+        rest = types.TracebackType(rest, frame.tb_frame, frame.tb_lasti, frame.tb_lineno)
+    return rest

@@ -1,0 +1,372 @@
+"""Values to bytes and back, by the serializer that a notebook has chosen: cloudpickle (default), dill, zodbpickle, or another.
+
+    values ─► dump: header, then consecutive pickles with one memo ─► load ─► values
+                │ asked about every object that is visited              ▲
+                └─ reference(object) ─► a tuple, stored in its place ───┴─ resolve(tuple) ─► object
+
+What is kept: sharing and cycles, within a value and between the values of one dump. With cloudpickle and dill also the
+functions and classes of the notebook, by value. The globals of such a function are a reference to the `__main__` of the process
+that loads it, so that a function sees the notebook's names as they then are, as in a plain session; likewise a function made
+inside a library refers to that library's globals. A loaded class is always a new one: nothing of the loading process is
+changed or taken in its place. What is refused: whatever would come back as something else (see `fidelity`).
+
+The bytes: one line of ASCII, `ipython_erp5 1 NAME VERSION COUNT LENGTH`, ended by a line feed, where 1 is the version of this
+format, NAME and VERSION are the serializer's and its library's, COUNT is the number of values and LENGTH the number of bytes
+that follow; then COUNT pickles. What functions of the notebook are in a pickle is written in `live`.
+
+Nothing here imports a serializer's library before that serializer is used.
+"""
+
+import functools
+import importlib
+import io
+import pickle
+import sys
+import types
+import typing
+from abc import ABC, abstractmethod
+from collections import ChainMap
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+from .errors import ERP5Error, SerializationError, UnsupportedError
+from .fidelity import error_text, unfaithful, unfaithful_kind
+from .live import MAIN, load_namespace, reduce_cached, reduce_cell, reduce_code, reduce_function, reduce_stream, stand_in
+
+Reference = Callable[[object], object | None]
+Resolve = Callable[[Any], object]
+BufferCallback = Callable[[pickle.PickleBuffer], object]
+
+MAGIC, FORMAT = b'ipython_erp5', b'1'
+GROUP = 'ipython_erp5.serializers'
+DEFAULT = 'cloudpickle'
+
+
+class Pickler(Protocol):
+    def dump(self, obj: Any, /) -> object: ...
+
+
+class Unpickler(Protocol):
+    def load(self) -> Any: ...
+
+
+class Serializer(ABC):
+    """A way of turning values into bytes. A new one gives `name`, `version`, `pickler` and `unpickler`."""
+
+    name: ClassVar[str]
+
+    @property
+    @abstractmethod
+    def version(self) -> str:
+        """The version of the library, without blanks."""
+
+    @abstractmethod
+    def pickler(self, file: io.BytesIO, reference: Reference, buffers: BufferCallback | None = None) -> Pickler:
+        """A pickler that writes to `file` and asks `reference` about every object. Its errors are its own."""
+
+    @abstractmethod
+    def unpickler(self, file: io.BytesIO, resolve: Resolve, buffers: Iterable[Any] | None = None) -> Unpickler:
+        """The unpickler for what `pickler` wrote."""
+
+    def dump(self, values: Sequence[object], reference: Reference, buffers: BufferCallback | None = None) -> bytes:
+        """The values as bytes. SerializationError if one of them cannot be kept as it is.
+
+        `reference` is called with every object at every visit; what it returns, unless None, is stored instead. A C function
+        (`list.append`) is called without detour. `buffers` gets each large buffer and returns false to keep it for itself.
+        """
+        file = io.BytesIO()
+        try:
+            pickler = self.pickler(file, reference, buffers)
+            for value in values:
+                pickler.dump(stand_in(value))
+        except (KeyboardInterrupt, ERP5Error):
+            raise
+        except BaseException as error:
+            raise SerializationError(f'{self.name} cannot save the value: {error_text(error)}') from error
+        body = file.getvalue()
+        return _header(self, len(values), len(body)) + body
+
+    def load(self, data: bytes, resolve: Resolve, buffers: Iterable[Any] | None = None) -> list[Any]:
+        """The values in bytes of this serializer, new ones. SerializationError if they are cut, foreign, or raise."""
+        header = read_header(data)
+        if header.name != self.name:
+            raise SerializationError(f'expected bytes of {self.name}, got bytes of {header.name}: load them with {header.name}')
+        try:
+            unpickler = self.unpickler(io.BytesIO(memoryview(data)[header.start:]), resolve, buffers)
+            return [unpickler.load() for _ in range(header.count)]
+        except (KeyboardInterrupt, ERP5Error):
+            raise
+        except BaseException as error:
+            raise SerializationError(f'{self.name} cannot load the value: {error_text(error)}') from error
+
+
+# ---------------------------------------------------------------- the header
+@dataclass(frozen=True)
+class Header:
+    """What the bytes say of themselves; `start`: where the pickles begin."""
+
+    name: str
+    version: str
+    count: int
+    start: int
+
+
+def _header(serializer: Serializer, count: int, length: int) -> bytes:
+    return f'{MAGIC.decode()} {FORMAT.decode()} {serializer.name} {serializer.version} {count} {length}\n'.encode('ascii')
+
+
+def read_header(data: bytes) -> Header:
+    """The header of serialized values; SerializationError unless all bytes that it announces are there, and no more."""
+    line, end, _ = bytes(data[:300]).partition(b'\n')
+    fields = line.split(b' ')
+    if not end or len(fields) != 6 or fields[0] != MAGIC or not (fields[4].isdigit() and fields[5].isdigit()):
+        raise SerializationError(f'expected bytes that begin with {MAGIC.decode()!r}, got {line[:40]!r}')
+    if fields[1] != FORMAT:
+        raise SerializationError(f'expected values in format {FORMAT.decode()}, got format {fields[1]!r}: '
+                                 'a newer ipython_erp5 wrote them')
+    start = len(line) + 1
+    if len(data) - start != int(fields[5]):
+        raise SerializationError(f'expected {int(fields[5])} bytes of values, got {len(data) - start}')
+    return Header(fields[2].decode('ascii', 'replace'), fields[3].decode('ascii', 'replace'), int(fields[4]), start)
+
+
+def name_of(data: bytes) -> str:
+    """The name of the serializer that wrote the bytes."""
+    return read_header(data).name
+
+
+def load(data: bytes, resolve: Resolve, buffers: Iterable[Any] | None = None) -> list[Any]:
+    """The values in the bytes of any known serializer."""
+    return get(name_of(data)).load(data, resolve, buffers)
+
+
+# ---------------------------------------------------------------- the registry
+_registered: dict[str, type[Serializer]] = {}
+
+
+def register(serializer: type[Serializer]) -> type[Serializer]:
+    """Make a serializer known by its name, in this process. A package rather announces it by the entry point group."""
+    _registered[serializer.name] = serializer
+    return serializer
+
+
+def get(name: str) -> Serializer:
+    """The serializer of that name; UnsupportedError, with the names that are known, if there is none."""
+    if name in _registered:
+        return _registered[name]()
+    for point in _entry_points():
+        if point.name == name:
+            return _loaded(point)()
+    raise UnsupportedError(_unknown(name))
+
+
+def names() -> list[str]:
+    """The names of all serializers, sorted."""
+    return sorted({*_registered, *(point.name for point in _entry_points())})
+
+
+def _entry_points() -> Iterable[Any]:
+    from importlib.metadata import entry_points  # slow, and needed by nobody who takes a built-in one
+    return entry_points(group=GROUP)
+
+
+def _loaded(point: Any) -> type[Serializer]:
+    try:
+        serializer = point.load()
+    except Exception as error:
+        raise UnsupportedError(f'the serializer {point.name!r} ({point.value}) cannot be imported: {error_text(error)}') from None
+    if not (isinstance(serializer, type) and issubclass(serializer, Serializer)):
+        raise UnsupportedError(f'expected a subclass of {__name__}.Serializer at {point.value}, got {serializer!r}')
+    return serializer
+
+
+def _unknown(name: str) -> str:
+    from difflib import get_close_matches
+    known = names()
+    close = get_close_matches(name, known, 1)
+    hint = f'Did you mean {close[0]!r}? ' if close else ''
+    return f'there is no serializer {name!r}. {hint}Known are: {", ".join(known)}'
+
+
+# ---------------------------------------------------------------- what is refused
+class _Refusal:
+    """Refuses what would not come back as it is. Remembers its verdict for each type, for the time of one dump."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.known: dict[int, tuple[type, bool]] = {}
+
+    def check(self, obj: object) -> None:
+        kind = type(obj)
+        known = self.known.get(id(kind))
+        if known is None:
+            known = self.known[id(kind)] = kind, unfaithful_kind(kind) is not None
+        reason = unfaithful(obj, self.name) if known[1] else None
+        if reason is not None:
+            raise SerializationError(reason)
+
+
+# ---------------------------------------------------------------- cloudpickle
+@register
+class Cloudpickle(Serializer):
+    """The default: functions, classes and their instances of the notebook too. Protocol 5, buffers out of band."""
+
+    name = 'cloudpickle'
+
+    @property
+    def version(self) -> str:
+        import cloudpickle
+        return str(cloudpickle.__version__)
+
+    def pickler(self, file: io.BytesIO, reference: Reference, buffers: BufferCallback | None = None) -> Pickler:
+        pickler: Pickler = _cloudpickler()(file, reference, buffers)
+        return pickler
+
+    def unpickler(self, file: io.BytesIO, resolve: Resolve, buffers: Iterable[Any] | None = None) -> Unpickler:
+        return _ResolvingUnpickler(file, resolve, buffers)
+
+
+class _ResolvingUnpickler(pickle.Unpickler):
+    def __init__(self, file: io.BytesIO, resolve: Resolve, buffers: Iterable[Any] | None) -> None:
+        self.persistent_load = resolve  # type: ignore[method-assign]
+        super().__init__(file, buffers=buffers)
+
+
+@functools.cache
+def _cloudpickler() -> Any:
+    import cloudpickle
+    reduce_typevar = cloudpickle.Pickler.dispatch_table[typing.TypeVar]
+
+    class LivePickler(cloudpickle.Pickler):  # type: ignore[misc]
+        dispatch_table = ChainMap({types.CellType: reduce_cell, types.CodeType: reduce_code,
+                                   typing.TypeVar: lambda variable: _untracked(reduce_typevar(variable), -1),
+                                   functools._lru_cache_wrapper: reduce_cached}, cloudpickle.Pickler.dispatch_table)
+
+        def __init__(self, file: io.BytesIO, reference: Reference, buffers: BufferCallback | None) -> None:
+            self.persistent_id = reference  # before __init__, which reads it
+            self.refusal = _Refusal(Cloudpickle.name)
+            super().__init__(file, 5, buffer_callback=buffers)
+
+        def reducer_override(self, obj: Any) -> Any:
+            if isinstance(obj, types.FunctionType):
+                return reduce_function(obj, super().reducer_override(obj))
+            if issubclass(type(obj), type):
+                return _untracked(super().reducer_override(obj), -2)
+            self.refusal.check(obj)
+            return reduce_stream(obj) or NotImplemented
+
+    return LivePickler
+
+
+def _untracked(reduction: Any, position: int) -> Any:
+    """cloudpickle's reduction of a class or type variable without the number by which loading it would return, and change, the
+    one that the process already has."""
+    if not isinstance(reduction, tuple) or not reduction[0].__name__.startswith(('_make_skeleton', '_make_typevar')):
+        return reduction
+    make, arguments, *rest = reduction
+    arguments = list(arguments)
+    arguments[position] = None
+    return make, tuple(arguments), *rest
+
+
+# ---------------------------------------------------------------- dill
+@register
+class Dill(Serializer):
+    """What dill takes, with the notebook's live globals. It is slower (Python, not C); buffers go out of band too."""
+
+    name = 'dill'
+
+    @property
+    def version(self) -> str:
+        return str(_dill().__version__)
+
+    def pickler(self, file: io.BytesIO, reference: Reference, buffers: BufferCallback | None = None) -> Pickler:
+        pickler: Pickler = _dillers()[0](file, reference, buffers)
+        return pickler
+
+    def unpickler(self, file: io.BytesIO, resolve: Resolve, buffers: Iterable[Any] | None = None) -> Unpickler:
+        unpickler: Unpickler = _dillers()[1](file, resolve, buffers)
+        return unpickler
+
+
+def _dill() -> Any:
+    """dill, which changes pickle for everybody when it is imported; undone unless the user had imported it."""
+    ours = 'dill' not in sys.modules
+    dill = importlib.import_module('dill')
+    if ours:
+        dill.extend(False)
+    return dill
+
+
+@functools.cache
+def _dillers() -> tuple[Any, Any]:
+    import warnings
+    dill = _dill()
+
+    class LivePickler(dill.Pickler):  # type: ignore[misc, name-defined]
+        def __init__(self, file: io.BytesIO, reference: Reference, buffers: BufferCallback | None) -> None:
+            self.persistent_id = reference
+            self.refusal = _Refusal(Dill.name)
+            super().__init__(file, 5, byref=False, recurse=False, buffer_callback=buffers)
+            self._main = sys.modules[MAIN]
+
+        def dump(self, obj: Any) -> None:
+            with warnings.catch_warnings():
+                # dill only warns where what it writes cannot be read again
+                warnings.simplefilter('error', dill.PicklingWarning)
+                super().dump(obj)
+
+        def reducer_override(self, obj: Any) -> Any:
+            if type(obj) is dict:
+                return (load_namespace, (MAIN,)) if obj is vars(self._main) else NotImplemented
+            if type(obj) is types.CodeType:
+                return reduce_code(obj)
+            if type(obj) is types.ModuleType and sys.modules.get(obj.__name__) is obj:
+                return importlib.import_module, (obj.__name__,)
+            self.refusal.check(obj)
+            return reduce_stream(obj) or NotImplemented
+
+    class LiveUnpickler(dill.Unpickler):  # type: ignore[misc, name-defined]
+        def __init__(self, file: io.BytesIO, resolve: Resolve, buffers: Iterable[Any] | None) -> None:
+            self.persistent_load = resolve
+            super().__init__(file, ignore=True, buffers=buffers)
+            self._main = sys.modules[MAIN]
+
+    return LivePickler, LiveUnpickler
+
+
+# ---------------------------------------------------------------- zodbpickle
+@register
+class Zodbpickle(Serializer):
+    """ZODB's own pickles, protocol 3: data only. Functions and classes of the notebook are refused; buffers stay in band."""
+
+    name = 'zodbpickle'
+
+    @property
+    def version(self) -> str:
+        from importlib.metadata import version
+        return version('zodbpickle')
+
+    def pickler(self, file: io.BytesIO, reference: Reference, buffers: BufferCallback | None = None) -> Pickler:
+        zodbpickle = importlib.import_module('zodbpickle.fastpickle')
+        pickler: Any = zodbpickle.Pickler(file, 3)
+        pickler.persistent_id = functools.partial(_data_only, reference)
+        return typing.cast(Pickler, pickler)
+
+    def unpickler(self, file: io.BytesIO, resolve: Resolve, buffers: Iterable[Any] | None = None) -> Unpickler:
+        zodbpickle = importlib.import_module('zodbpickle.fastpickle')
+        unpickler: Any = zodbpickle.Unpickler(file)
+        unpickler.persistent_load = resolve
+        return typing.cast(Unpickler, unpickler)
+
+
+def _data_only(reference: Reference, obj: Any) -> object:
+    """zodbpickle would write a name of `__main__`, where the next process may have something else, or nothing."""
+    identity = reference(obj)
+    if identity is None:
+        kind = 'class' if issubclass(type(obj), type) else 'function' if type(obj) is types.FunctionType else None
+        if kind and obj.__module__ == MAIN:
+            raise SerializationError(f'a {kind} of this notebook; zodbpickle keeps none: give it to the environment, or choose '
+                                     f'the serializer {DEFAULT!r}')
+    return identity

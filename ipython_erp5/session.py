@@ -1,0 +1,303 @@
+"""One notebook of one site: what runs cells, and what they did.
+
+    Session.execute(code) ─► wire.Request ─► Client ══► site
+                  Reply ◄─ on_message ◄─ wire messages ◄══ as they happen
+
+A cell is sent once. When the connection breaks under it, its outcome is asked for by its `request_id`, where the site keeps
+outcomes. Ctrl-C goes to the cell; the second one ends the waiting.
+"""
+
+import ast
+import base64
+import signal
+import sys
+import threading
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from types import FrameType, TracebackType
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from . import wire
+from .client import EXECUTE, Client, streams
+from .errors import (CellLost, ConnectionLostError, ERP5Error, NotASiteError, SerializationError, SiteUnreachableError,
+                     UnsupportedError, remote_error)
+
+if TYPE_CHECKING:
+    from .connections import Connection
+
+STATUS, CONTEXT = 'Base_getJupyterStatus', 'Base_getJupyterContext'
+INTERRUPT, RESULT = 'Base_interruptJupyter', 'Base_getJupyterResult'
+SILENCE = 60.0   # seconds without a message, after which a node that sends keepalives has gone
+OnMessage = Callable[[wire.Message], None]
+
+
+@dataclass
+class Reply:
+    """What one cell did. `result`: the MIME bundle of its last value, None without one; `outputs`: display messages in order."""
+
+    request_id: str = ''
+    text: str = ''
+    stderr: str = ''
+    outputs: list[wire.Message] = field(default_factory=list)
+    result: dict[str, Any] | None = None
+    error: BaseException | None = None
+    context: wire.Message = field(default_factory=dict)
+    pulled: wire.Message | None = None
+    reply: wire.Message = field(default_factory=dict)
+
+    def take(self, message: wire.Message) -> None:
+        """Add one message. Unknown ones are left alone: a newer node may send them."""
+        kind = message['msg_type']
+        if kind == 'stream':
+            name = 'stderr' if message['name'] == 'stderr' else 'text'
+            setattr(self, name, getattr(self, name) + message['text'])
+        elif kind in ('display_data', 'update_display_data', 'clear_output'):
+            self.outputs.append(message)
+        elif kind == 'execute_result':
+            self.result = message['data']
+        elif kind == 'error':
+            self.error = raised(message['ename'], message['evalue'], message['traceback'])
+        elif kind == 'context':
+            self.context = message
+        elif kind == 'pull':
+            self.pulled = message
+        elif kind == 'execute_reply':
+            self._end(message)
+
+    def _end(self, message: wire.Message) -> None:
+        self.reply = message
+        if message['status'] != 'ok' and self.error is None:
+            self.error = raised(message.get('ename', ''), message.get('evalue', ''), ())
+
+
+def raised(ename: str | None, evalue: str | None, traceback: Any) -> BaseException:
+    """The error of a cell; nulls and nested lists of old sites are made plain."""
+    if ename == CellLost.__name__:
+        return CellLost(evalue or 'lost')
+    return remote_error(ename or 'RemoteError', evalue or '', wire.flat(traceback))
+
+
+class Session:
+    """One notebook of one site: what runs cells. Cells of one session are run one after another."""
+
+    def __init__(self, client: Client, reference: str, title: str = '', serializer: str = '', *, trusted: bool = False,
+                 timeout: float = SILENCE) -> None:
+        self.client, self.reference, self.title, self.serializer = client, reference, title, serializer
+        self.trusted = trusted
+        self.timeout = timeout
+        self.running = ''           # the request_id of the cell that runs now
+        self._streams = False       # whether the site has shown that it sends keepalives, so that silence means something
+        self._next_id = uuid.uuid4().hex
+
+    def __repr__(self) -> str:
+        return f'{type(self).__name__}({self.client.url!r}, user={self.client.user!r}, reference={self.reference!r})'
+
+    def __enter__(self) -> 'Session':
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections. The notebook stays on the site."""
+        self.client.close()
+
+    # ------------------------------------------------------------ cells
+    def execute(self, code: str, *, pull: str = '', store_history: bool = True, on_message: OnMessage | None = None) -> Reply:
+        """Run one cell; `on_message` sees every message as it arrives. What the cell raised is raised after all of them.
+
+        Ctrl-C interrupts the cell there and goes on waiting for its end; a second one ends the waiting.
+        """
+        request = self._request(code, pull, store_history)
+        reply, ctrl_c = Reply(request.request_id), CtrlC(lambda: self._pass_on(request.request_id, on_message))
+        self.running = request.request_id
+        try:
+            with ctrl_c:
+                for message in self.run(request):
+                    reply.take(message)
+                    if on_message is not None:
+                        on_message(message)
+        except KeyboardInterrupt:
+            self._stopped_waiting(request.request_id, ctrl_c.count)
+        finally:
+            self.running = ''
+        if reply.error is not None:
+            raise reply.error
+        return reply
+
+    def _request(self, code: str, pull: str, store_history: bool) -> wire.Request:
+        """Each request announces the id of the next one, which saves the node a commit."""
+        request_id, self._next_id = self._next_id, uuid.uuid4().hex
+        return wire.Request(python_expression=code, reference=self.reference, title=self.title, store_history=store_history,
+                            request_id=request_id, next_request_id=self._next_id, serializer=self.serializer, pull=pull)
+
+    def run(self, request: wire.Request) -> Iterator[wire.Message]:
+        """The messages of one cell, the last of them `execute_reply`; if the connection breaks, its outcome is fetched."""
+        seen: list[wire.Message] = []
+        try:
+            for message in self._messages(EXECUTE, request.form()):
+                if message['msg_type'] != 'keepalive':
+                    seen.append(message)
+                yield message
+        except ConnectionLostError as error:
+            broke = str(error)
+        else:
+            return
+        yield from self._outcome(request.request_id, seen, broke)
+
+    def _messages(self, method: str, form: Mapping[str, str]) -> Iterator[wire.Message]:
+        response = self.client.post(method, form, wire.NDJSON, self.timeout or None if self._streams else None)
+        self._streams = self._streams or streams(response)
+        message: wire.Message = {'msg_type': ''}
+        for message in self.client.messages(response):
+            yield message
+        if message['msg_type'] != 'execute_reply':
+            raise ConnectionLostError(f'the answer of {self.client.url} ended before the end of the cell')
+
+    def _outcome(self, request_id: str, seen: list[wire.Message], broke: str) -> Iterator[wire.Message]:
+        """The recorded messages of a cell, or those of its run in progress, without the ones that had arrived before."""
+        try:
+            for position, message in enumerate(self.result(request_id)):
+                if position == 0:
+                    yield wire.stream('stderr', f'{broke}. The cell was not sent again; its outcome was asked for.\n')
+                if message not in seen[position:position + 1]:
+                    yield message
+        except ERP5Error as error:
+            failure = SiteUnreachableError(f'{broke}. The cell was not sent again and its outcome is not known ({error}). '
+                                           f'Look at its variables before you run it again; its id is {request_id}')
+        else:
+            return
+        raise failure from None
+
+    def result(self, request_id: str) -> Iterator[wire.Message]:
+        """The messages of an earlier cell of this notebook (without keepalives); UnsupportedError where the site keeps none."""
+        form = {'reference': self.reference, 'request_id': request_id}
+        try:
+            for message in self._messages(RESULT, form):
+                if message['msg_type'] != 'keepalive':
+                    yield message
+        except NotASiteError:
+            failure = UnsupportedError(f'{self.client.url} has no outcome of the cell {request_id}: it keeps none, or the cell '
+                                       'never began there')
+        else:
+            return
+        raise failure from None
+
+    def _pass_on(self, request_id: str, on_message: OnMessage | None) -> None:
+        """Interrupt from a thread of its own, while the main thread goes on reading."""
+        try:
+            if self.interrupt(request_id).get('status') != 'not running':
+                return
+            reason = 'the site says that it does not run now'
+        except ERP5Error as error:
+            reason = str(error)
+        note = f'Not interrupted: {reason}. Interrupt again to stop waiting for the cell.\n'
+        if on_message is None:
+            sys.stderr.write(note)
+        else:
+            on_message(wire.stream('stderr', note))
+
+    def _stopped_waiting(self, request_id: str, count: int) -> NoReturn:
+        if not count:
+            raise
+        note = f'stopped waiting; the cell {request_id} may still run on {self.client.url}'
+        raise remote_error('KeyboardInterrupt', note, ()) from None
+
+    # ------------------------------------------------------------ looking
+    def check(self) -> bool:
+        """Whether the notebook exists already. Raises if the site cannot be reached, is none, or refuses the user."""
+        return self.client.exists(self.reference)
+
+    def status(self) -> dict[str, Any] | None:
+        """What the node says of itself; None for a stock site."""
+        answer: dict[str, Any] | None = self.client.ask(STATUS, {'reference': self.reference})
+        self._streams = self._streams or answer is not None
+        return answer
+
+    def context(self) -> dict[str, Any]:
+        """The notebook's variables, tombstones and environment."""
+        return self._own(CONTEXT, {}, 'list what a notebook holds')
+
+    def variables(self) -> list[dict[str, Any]]:
+        """One dictionary a variable: name, type, size (bytes), cell (number), shares (names)."""
+        return list(self.context().get('variables') or ())
+
+    def interrupt(self, request_id: str = '') -> dict[str, Any]:
+        """End a cell with KeyboardInterrupt: this one, the one that this session runs, or whichever runs in the notebook."""
+        return self._own(INTERRUPT, {'request_id': request_id or self.running}, 'interrupt a cell')
+
+    def _own(self, method: str, form: Mapping[str, str], what: str) -> dict[str, Any]:
+        answer = self.client.ask(method, {'reference': self.reference, **form})
+        if not isinstance(answer, dict):
+            raise UnsupportedError(f'{self.client.url} cannot {what}: it has no {method}')
+        return answer
+
+    # ------------------------------------------------------------ values
+    def pull(self, name: str) -> Any:
+        """The value of a variable. SerializationError if it cannot travel, UnsupportedError if it may not be unpickled here."""
+        reply = self.execute('', pull=name, store_history=False)
+        if reply.pulled is None:
+            raise UnsupportedError(f'{self.client.url} cannot send values')
+        return self.value(reply.pulled)
+
+    def value(self, message: wire.Message) -> Any:
+        """The value in a `pull` message. A literal is safe from anybody; bytes of a serializer only from who is trusted."""
+        if 'data' not in message:
+            raise SerializationError(f"{message.get('name')} cannot be sent: {message.get('reason')}")
+        data = base64.b64decode(message['data'])
+        if message['format'] == 'literal':
+            return literal(data)
+        if not self.trusted:
+            raise UnsupportedError(f"{message['name']} came as {message['format']} bytes, which can run code here, and "
+                                   f'{self.client.url} is not trusted. If you trust it: %config ERP5Magics.trusted_sites, or '
+                                   'connect(…, trusted=True)')
+        from . import serializers
+        return serializers.load(data, refuse_reference)[0]
+
+
+def literal(data: bytes) -> Any:
+    try:
+        return ast.literal_eval(data.decode())
+    except (ValueError, SyntaxError, MemoryError, RecursionError) as error:
+        failure = f'expected the literal of a value, got {wire.excerpt(data)}: {error}'
+    raise SerializationError(failure)
+
+
+def refuse_reference(reference: object) -> NoReturn:
+    """A value that refers to a document of the site's database cannot be a value here."""
+    raise SerializationError('a document of the site stays there: send what you need of it')
+
+
+def open_session(connection: 'Connection', *, trusted: bool = False, timeout: float = SILENCE) -> Session:
+    """The session that a connection describes. Nothing is sent yet: `Session.check` probes the site."""
+    return Session(Client(connection), connection.reference, connection.title or '', connection.serializer or '',
+                   trusted=trusted or connection.trusted, timeout=timeout)
+
+
+class CtrlC:
+    """While a cell runs, the first Ctrl-C calls `interrupt` in a thread; the next one raises KeyboardInterrupt.
+
+    A handler that returns lets the read go on where it was, which an exception in the middle of a message would not.
+    """
+
+    def __init__(self, interrupt: Callable[[], None]) -> None:
+        self.interrupt = interrupt
+        self.count = 0
+        self.previous: Any = None
+
+    def __enter__(self) -> 'CtrlC':
+        ours = threading.current_thread() is threading.main_thread()
+        if ours and signal.getsignal(signal.SIGINT) not in (None, signal.SIG_IGN):
+            self.previous = signal.signal(signal.SIGINT, self.heed)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        if self.previous is not None:
+            signal.signal(signal.SIGINT, self.previous)
+
+    def heed(self, signum: int, frame: FrameType | None) -> None:
+        self.count += 1
+        if self.count > 1:
+            raise KeyboardInterrupt
+        threading.Thread(target=self.interrupt, name='erp5-interrupt', daemon=True).start()

@@ -1,0 +1,110 @@
+"""Real nodes for the tests: each is a process of `ipython-erp5 serve`, started here, and ended by its id."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import ipython_erp5
+from ipython_erp5.session import Reply, Session
+
+START = 60.0  # seconds
+
+
+@dataclass
+class Node:
+    """A running node and the process that it is."""
+
+    data_dir: Path
+    process: subprocess.Popen[bytes]
+    url: str
+    user: str
+
+    @property
+    def password(self) -> str:
+        return (self.data_dir / 'password').read_text().strip()
+
+    def session(self, reference: str = '', **options: Any) -> Session:
+        """A session with a notebook of its own, or with the one named."""
+        return ipython_erp5.connect(self.url, **{'user': self.user, 'password': self.password,
+                                                 'reference': reference or f'test {uuid.uuid4()}', **options})
+
+    def log(self) -> str:
+        return (self.data_dir / 'test.log').read_text()
+
+    def environment(self) -> dict[str, str]:
+        """What a session needs in its environment to find this node."""
+        return {**os.environ, 'ERP5_URL': self.url, 'ERP5_USER': self.user, 'ERP5_PASSWORD': self.password}
+
+    def stop(self) -> None:
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            self.process.wait(20)
+
+
+def start_node(data_dir: Path, *options: str) -> Node:
+    """Start a node and wait until it answers."""
+    data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with open(data_dir / 'test.log', 'ab') as log:
+        process = subprocess.Popen([sys.executable, '-m', 'ipython_erp5', 'serve', '--data-dir', str(data_dir), *options],
+                                   stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+    description = data_dir / 'node.json'
+    end = time.monotonic() + START
+    while not description.exists():
+        if process.poll() is not None or time.monotonic() > end:
+            process.kill()
+            raise AssertionError(f'the node did not start:\n{(data_dir / "test.log").read_text()}')
+        time.sleep(.02)
+    about = json.loads(description.read_text())
+    return Node(data_dir, process, about['url'], about['user'])
+
+
+@contextlib.contextmanager
+def running(data_dir: Path, *options: str) -> Iterator[Node]:
+    node = start_node(data_dir, *options)
+    try:
+        yield node
+    finally:
+        node.stop()
+
+
+@pytest.fixture(scope='session')
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+    """One node for all tests that do not change it; its notebooks rotate through two executors, so that what only one process
+    knows shows."""
+    with running(tmp_path_factory.mktemp('node'), '--placement', 'rotate') as started:
+        yield started
+
+
+@pytest.fixture
+def session(node: Node) -> Iterator[Session]:
+    with node.session() as opened:
+        yield opened
+
+
+@pytest.fixture
+def run(session: Session) -> Callable[[str], Reply]:
+    """Run a cell of the test's own notebook."""
+    return session.execute
+
+
+@pytest.fixture(autouse=True)
+def private_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test reads or writes the settings of whoever runs it."""
+    for name in ('ERP5_URL', 'ERP5_USER', 'ERP5_PASSWORD', 'ERP5_PASSWORD_FILE', 'ERP5_REFERENCE', 'ERP5_CONNECTIONS', 'ERP5_DATA_DIR',
+                 'NETRC'):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv('HOME', str(tmp_path))
+    monkeypatch.setenv('IPYTHONDIR', str(tmp_path / 'ipython'))
+    for name in ('XDG_DATA_HOME', 'XDG_CONFIG_HOME'):
+        monkeypatch.delenv(name, raising=False)

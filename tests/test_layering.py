@@ -1,0 +1,161 @@
+"""Layers import downwards only: the table of every file of the package, and a test that fails on any other import.
+
+All imports count, also those inside functions; those for type checkers, which import nothing, count for the wall only: outside
+of `node/` there is nothing of Zope or ZODB, and nothing of `node/` but the import with which `ipython-erp5 serve` becomes a node.
+"""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import ipython_erp5
+
+PACKAGE = Path(ipython_erp5.__file__).parent
+
+# file: what it may import of the package                                    # the reason why the file exists
+LAYERS = {
+    'errors': '',                                                              # every exception, one root
+    'wire': 'errors',                                                          # messages and their bytes
+    'environment': 'errors',                                                   # AST pass: tree in, tree and changes out
+    'setups': 'errors environment',                                            # setups in order, the `environment` object
+    'diagnosis': 'errors',                                                     # culprits inside a value, and their paths
+    'serializers': 'errors diagnosis',                                         # interface, registry, three built-in ones
+    'report': 'errors serializers diagnosis environment wire',                 # what was not saved, why, the way out
+    'transformer': '',                                                         # markers -> magics, a function of lines
+    'local_node': 'errors',                                                    # the node of this user: files, starting it
+    'connections': 'errors local_node',                                        # what was typed -> where and as whom
+    'client': 'errors wire connections',                                       # all HTTP to a site
+    'session': 'errors wire connections client serializers',                   # a notebook of a site: execute, push, pull
+    'display': 'errors wire report',                                           # events -> IPython display
+    'magics': 'errors wire connections client session display',                # parse, ask, publish
+    'extension': 'errors transformer magics',                                  # load and unload, without a trace
+    'cli': 'errors local_node node.cluster',                                   # serve, start, stop, status
+    '__init__': 'errors connections session extension',                        # the public names
+    '__main__': 'cli',                                                         # python -m ipython_erp5
+    'node.__init__': '',                                                       # says what the wall is
+    'node.executor': 'errors wire',                                            # the process that runs cells
+    'node.shell': 'errors wire environment setups node.executor',              # an IPython shell that changes notebooks
+    'node.context': 'errors serializers diagnosis report',                     # a notebook's variables in ZODB
+    'node.document': 'errors',                                                 # what ERP5 calls a document, and its module
+    'node.notebook': 'errors wire environment setups serializers diagnosis report node.context node.document node.shell',
+    #                                                                          # one cell as one transaction
+    'node.portal': 'errors wire node.document node.notebook',                  # the site: modules, catalog, users
+    'node.preload': 'node.context node.executor node.notebook node.portal node.shell',  # imported once, before the forks
+    'node.pool': 'errors wire node.executor node.notebook',                    # start, choose, interrupt, replace executors
+    'node.publisher': 'errors wire serializers node.pool node.portal node.notebook',    # WSGI, event stream, authorization
+    'node.cluster': 'errors wire node.pool node.portal node.notebook node.publisher',   # all of it is one node
+}
+
+# The one import that goes up.
+UPWARDS = {('node.executor', 'node.preload')}                                  # a fork takes the shell that it was born with
+
+# What the client half needs besides the standard library. Everything else belongs behind the wall.
+CLIENT_REQUIREMENTS = {'IPython', 'traitlets', 'cloudpickle', 'dill', 'zodbpickle', 'requests', 'urllib3', 'keyring', 'ipykernel'}
+ONLY_WHERE = {'requests': {'client'}, 'urllib3': {'client'}, 'dill': {'serializers'}, 'keyring': {'connections'}}
+
+
+def module_of(path):
+    return '.'.join(path.relative_to(PACKAGE).with_suffix('').parts)
+
+
+FILES = {module_of(path): path for path in sorted(PACKAGE.rglob('*.py'))}
+
+
+def nodes_of(node, typing):
+    """Every node of a tree, without what stands below `if TYPE_CHECKING:` unless `typing` says so."""
+    yield node
+    if typing or not (isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == 'TYPE_CHECKING'):
+        for child in ast.iter_child_nodes(node):
+            yield from nodes_of(child, typing)
+
+
+def imports_of(module, typing=True):
+    """(line, module) of every import, absolute and complete; `from . import a` is an import of `a`."""
+    package = ['ipython_erp5', *module.split('.')[:-1]]
+    for node in nodes_of(ast.parse(FILES[module].read_text()), typing):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = '.'.join(package[:len(package) - node.level + 1] if node.level else [])
+            origin = '.'.join(filter(None, (base, node.module)))
+            yield from ((node.lineno, name) for name in imported(origin, [alias.name for alias in node.names]))
+
+
+def imported(origin, names):
+    """The modules that `from origin import names` imports: of our packages, the files; of others, the origin."""
+    if not origin.startswith('ipython_erp5'):
+        return [origin]
+    inner = origin.removeprefix('ipython_erp5').lstrip('.')
+    files = [f'ipython_erp5.{inner}.{name}'.replace('..', '.') for name in names if f'{inner}.{name}'.lstrip('.') in FILES]
+    return files or [origin]
+
+
+def own(name):
+    """The row of the table that a module of the package is; '' for others."""
+    if name.partition('.')[0] != 'ipython_erp5':
+        return ''
+    inner = name.removeprefix('ipython_erp5').lstrip('.')
+    return inner if inner in FILES else f'{inner}.__init__'.lstrip('.')
+
+
+def test_every_file_is_in_the_table_and_nothing_else():
+    assert sorted(LAYERS) == sorted(FILES)
+
+
+def test_the_table_has_no_circle():
+    left = {module: set(below.split()) for module, below in LAYERS.items()}
+    while left:
+        ready = {module for module, below in left.items() if not below & left.keys()}
+        assert ready, f'these import each other: {sorted(left)}'
+        left = {module: below for module, below in left.items() if module not in ready}
+
+
+@pytest.mark.parametrize('module', FILES)
+def test_a_file_imports_only_what_is_below_it(module):
+    allowed = set(LAYERS[module].split())
+    wrong = [f'line {line}: {name}' for line, name in imports_of(module, typing=False)
+             if own(name) and own(name) not in allowed and (module, own(name)) not in UPWARDS]
+    assert not wrong, f'{module} imports what the table does not allow'
+
+
+@pytest.mark.parametrize('module', [module for module in FILES if not module.startswith('node.')])
+def test_the_client_half_needs_only_its_requirements(module):
+    allowed = CLIENT_REQUIREMENTS | sys.stdlib_module_names | {'ipython_erp5'}
+    wrong = [f'line {line}: {name}' for line, name in imports_of(module) if name.partition('.')[0] not in allowed]
+    assert not wrong, f'{module} is outside of node/ and needs more than the client requirements'
+
+
+def test_only_the_command_line_passes_the_wall():
+    passing = {(module, own(name)) for module in FILES if not module.startswith('node.')
+               for _, name in imports_of(module) if own(name).startswith('node.')}
+    assert passing == {('cli', 'node.cluster')}
+
+
+@pytest.mark.parametrize('package, files', ONLY_WHERE.items())
+def test_a_package_with_one_place_has_one_place(package, files):
+    users = {module for module in FILES for _, name in imports_of(module) if name.partition('.')[0] == package}
+    assert users <= files
+
+
+LOAD = '''
+import sys
+from IPython.core.interactiveshell import InteractiveShell
+shell = InteractiveShell.instance()
+shell.extension_manager.load_extension('ipython_erp5')
+assert 'ipython_erp5' in shell.extension_manager.loaded
+print(*{name.partition('.')[0] for name in sys.modules})
+'''
+
+
+def test_loading_the_extension_imports_nothing_heavy(tmp_path):
+    """In an interpreter of its own; what IPython itself imports is no concern of ours."""
+    done = subprocess.run([sys.executable, '-c', LOAD], capture_output=True, text=True, cwd=PACKAGE.parent,
+                          env={'HOME': str(tmp_path), 'PATH': ''}, timeout=60)
+    assert done.returncode == 0, done.stderr
+    heavy = {'Zope2', 'zope', 'ZODB', 'AccessControl', 'OFS', 'transaction', 'waitress',
+             'dill', 'requests', 'urllib3', 'cloudpickle', 'zodbpickle'}
+    assert 'IPython' in done.stdout.split()
+    assert heavy & set(done.stdout.split()) == set()
