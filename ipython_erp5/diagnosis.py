@@ -58,7 +58,7 @@ def diagnose(serializer: Serializer, name: str, value: object, reference: Refere
 
 def _whole(error: BaseException) -> str:
     if isinstance(error, RecursionError):
-        return f'nested too deeply ({sys.getrecursionlimit()} calls are allowed)'
+        return 'nested too deeply to be saved'
     return error_text(error)
 
 
@@ -96,13 +96,11 @@ class _Search:
         self.seen.append(obj)
         if id(obj) in self.found:
             return PLACEHOLDER
-        identity = self.reference(obj)
-        if identity is None and id(type(obj)) in self.suspects:
-            error = self.own_error(obj)
-            if error is not None:
-                self.found[id(obj)] = len(self.seen), obj, error
-                return PLACEHOLDER
-        return identity
+        error = self.own_error(obj) if id(type(obj)) in self.suspects else None
+        if error is not None:
+            self.found[id(obj)] = len(self.seen), obj, error
+            return PLACEHOLDER
+        return self.reference(obj)
 
     def own_error(self, obj: object) -> BaseException | None:
         """What the reduction of this object alone raises."""

@@ -1,42 +1,52 @@
-"""The environment's pass over a cell: tree in, tree + table of imports + sources of functions out. Nothing runs here.
+"""The environment's look at a cell before it runs: tree in; tree, imports, function sources out. Nothing is executed here.
 
-    tree of the cell ─► imports at its top level stay where they are, each followed by a call of the hook with its place in the table
-                     ─► calls of `environment.define` and `undefine` at its top level are checked; they act when they are reached
-                     ─► sources of its functions, as written, by name and first line
+    import numpy as np              ─►  import numpy as np; HOOK(0)      the hook runs once the import has succeeded
+    def load(): ...                 ─►  unchanged; its text is kept in `Processed.functions`
+    environment.define(load, 'a')   ─►  unchanged, checked: wrong use is an error before anything runs
 
-"Top level" is the cell's own scope: also inside `if`, `try`, `with`, `for`, `while` and `match`, never inside functions and classes.
-An import that is guarded, fails or is not reached means what it means in Python: the hook is called only after it.
+Promised: an import stays where it is, so that it raises in place, may be guarded, and is usable at once; an environment call
+acts when it is reached. Looked at is the top level of the cell, also inside its `if`, `try`, `with`, `for`, `while` and
+`match`, at any depth; what stands in functions and classes is not touched (functions are known there too, for calls made at
+run time).
 
-The texts of the errors are those that users of ERP5 know.
+Not promised: to see through aliases of `environment`. A call that this pass does not recognise is checked when it runs.
 """
 
 import __future__
 
 import ast
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, fields
+from functools import cached_property
+from types import CodeType
 from typing import Any, Literal
 
-from .errors import EnvironmentDefinitionError, EnvironmentUndefineError, ERP5Error
+from .errors import EnvironmentDefinitionError, EnvironmentUndefineError
 
-NAME = 'environment'
-METHODS = ('define', 'undefine', 'clearAll', 'showSetup')
 Kind = Literal['function', 'import', 'value']
-Function = ast.FunctionDef | ast.AsyncFunctionDef
 
+# What a user of ERP5 knows; more may follow the sentence.
 ARITY = 'environment.define calls receive 2 arguments'
-NO_FUNCTION = 'Type mismatch. environment.define receives a function as first argument.'
-NO_ALIAS = 'Type mismatch. environment.define receives a string as second argument.'
-NO_TEXT = 'Type mismatch. environment.undefine receives only a string as argument.'
+NOT_A_FUNCTION = 'Type mismatch. environment.define receives a function as first argument.'
+NOT_AN_ALIAS = 'Type mismatch. environment.define receives a string as second argument.'
+NOT_TEXT = 'Type mismatch. environment.undefine receives only a string as argument.'
+
+HOW_TO_DEFINE = "environment.define(function, 'alias') or environment.define(name=value)"
+MIXED = f'{ARITY}: a function and its alias, or else only name=value pairs. This call mixes both: make it two calls.'
+EMPTY = f'{NOT_AN_ALIAS} It names the setup, so it cannot be empty.'
+NOT_LITERAL = f"{NOT_AN_ALIAS} Write it as a literal, such as 'alias'."
+WHY_ASYNC = 'A setup is called, never awaited: write a plain `def`, with asyncio.run() inside if it must wait.'
+WHY_LAMBDA = 'A lambda has no source of its own: write it as a `def`.'
 
 
+# ---------------------------------------------------------------- what a cell gives
 @dataclass(frozen=True)
 class Setup:
-    """One definition of the environment.
+    """What runs before every later cell.
 
-    `alias`: its key; `name`: of the function, module or variable; `source`: as written ('' for a value); `cell`, `line`: where the
-    source begins (lines from 1); `flags`: compiler flags of the `from __future__` imports that hold there; `names`: what it provided
-    when it ran last; `value`: a serialized value.
+    `name` is a function's, a module's (with leading dots where relative) or a variable's; `source` the text as written (function
+    with its decorators, import statement; empty for a value); `line` the 1-based line of `source` in cell number `cell`; `flags`
+    the compiler flags of `from __future__` under which it was written; `names` what it last provided; `value` a value's bytes.
     """
 
     alias: str
@@ -50,219 +60,328 @@ class Setup:
     value: bytes = b''
 
     def as_record(self) -> dict[str, Any]:
-        """Only builtin types: what is stored in the database for years."""
+        """Builtins only: records are kept in databases for years, longer than this class may keep its name."""
         return asdict(self)
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> 'Setup':
-        return cls(**{name: record[name] for name in cls.__dataclass_fields__ if name in record})
+        """The setup of a record of any version: unknown keys are ignored, missing ones have their defaults."""
+        known = {field.name: record[field.name] for field in fields(cls) if field.name in record}
+        return cls(**{**known, 'names': tuple(known.get('names', ()))})
+
+
+@dataclass(frozen=True)
+class FunctionSource:
+    """A function as written: whole lines, from its first decorator on; `line` is the first one's number, 1-based."""
+
+    name: str
+    source: str
+    cell: int
+    line: int
 
 
 @dataclass(frozen=True)
 class Processed:
-    """A cell after the pass. `imports[i]`: the setups to register when the hook is called with i."""
+    """What the pass found. `HOOK(i)` in `tree` stands for `imports[i]`; `functions` has all of a name, in order of line."""
 
     tree: ast.Module
-    imports: tuple[tuple[Setup, ...], ...]
-    functions: Mapping[tuple[str, int], Setup]
+    imports: tuple[Setup, ...]
+    functions: Mapping[str, tuple[FunctionSource, ...]]
     management_only: bool
+    cell: int
 
 
 def process(tree: ast.Module, source: str, cell: int, *, hook: str, shadowed: bool, known: Callable[[str], bool],
             flags: int) -> Processed:
-    """The cell's tree with its imports registered.
+    """Look at one cell; `tree` is changed in place.
 
-    `source` is the text that `tree` was parsed from; `hook` a name that the cell's code can call; `shadowed` whether the user has a
-    variable `environment`; `known` whether a name is a function of an earlier cell; `flags` what holds before the cell. Raises
-    EnvironmentDefinitionError and EnvironmentUndefineError, with `lineno`, for calls that can never be right.
+    `source` is what `tree` was parsed from, or empty if that is not to be had: then the sources are made from the tree. `known`
+    says whether an earlier cell left a function of that name; `shadowed`, that `environment` is a variable of the user's;
+    `flags` are those that earlier cells left. Raises EnvironmentDefinitionError or EnvironmentUndefineError, with `lineno`.
     """
-    lines = source.splitlines()
-    flags |= future_flags(tree)
-    functions = {(node.name, first_line(node)): function_setup(node, lines, cell, flags)
-                 for node in ast.walk(tree) if isinstance(node, Function)}
-    ours = not shadowed and NAME not in set(assigned(tree))
-    if ours:
-        check_calls(tree, functions, known)
-    rewriter = Rewriter(source, cell, hook, flags)
-    return Processed(rewriter.module(tree), tuple(rewriter.table), functions, ours and management_only(tree))
+    calls = list(environment_calls(tree))
+    if calls and (shadowed or any('environment' in bound_names(statement) for statement, _block in top_level(tree))):
+        calls = []  # another object's methods
+    for call in calls:
+        check(call, tree, known)
+    text = Text(source)
+    management_only = only_management(tree, calls)
+    functions = function_sources(tree, text, cell)
+    imports = register_imports(tree, text, cell, hook, flags | future_flags(tree))
+    return Processed(tree, imports, functions, management_only, cell)
 
 
-def future_flags(tree: ast.Module) -> int:
-    """Compiler flags of the cell's `from __future__` imports."""
-    names = [alias.name for node in tree.body if is_future(node) for alias in node.names]  # type: ignore[attr-defined]
-    return sum({getattr(__future__, name).compiler_flag for name in names if name in __future__.all_feature_names})
+# ---------------------------------------------------------------- walking
+Block = list[ast.stmt]
+DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
 
-def is_future(node: ast.stmt) -> bool:
-    return isinstance(node, ast.ImportFrom) and node.module == '__future__'
+def statements(block: Block, into_definitions: bool = False) -> Iterator[tuple[ast.stmt, Block]]:
+    """Every statement with the list that it stands in, in the order of the text. Not recursive: `elif` chains may be long."""
+    pending = [(statement, block) for statement in reversed(block)]
+    while pending:
+        statement, block = pending.pop()
+        yield statement, block
+        if into_definitions or not isinstance(statement, DEFINITIONS):
+            inner = [(child, part) for part in blocks(statement) for child in part]
+            pending.extend(reversed(inner))
 
 
-# ---------------------------------------------------------------- what stands at the top level
-def bodies(node: ast.AST) -> Iterator[list[ast.stmt]]:
-    """The lists of statements directly inside a statement that has no scope of its own."""
-    if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
-        return
-    for value in (value for _, value in ast.iter_fields(node) if isinstance(value, list)):
-        if value and isinstance(value[0], ast.stmt):
-            yield value
-        for part in value:
-            if isinstance(part, (ast.ExceptHandler, ast.match_case)):
-                yield from bodies(part)
+def top_level(tree: ast.Module) -> Iterator[tuple[ast.stmt, Block]]:
+    """The statements that the cell itself runs, at any depth."""
+    return statements(tree.body)
 
 
-def statements(body: Sequence[ast.stmt]) -> Iterator[ast.stmt]:
-    """All statements of the cell's own scope, in the order of the text."""
-    for node in body:
-        yield node
-        for inner in bodies(node):
-            yield from statements(inner)
-
-
-def assigned(tree: ast.Module) -> Iterator[str]:
-    """Names that the cell's own scope binds other than by import."""
-    for statement in statements(tree.body):
-        if isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
-            yield statement.name
-            continue
-        for node in own_nodes(statement):
-            if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load):
-                yield node.id
+def blocks(statement: ast.stmt) -> Iterator[Block]:
+    """The statement lists that a compound statement has."""
+    for field in ('body', 'handlers', 'cases', 'orelse', 'finalbody'):
+        part = getattr(statement, field, ())
+        if field in ('handlers', 'cases'):
+            yield from (clause.body for clause in part)
+        elif part:
+            yield part
 
 
 def own_nodes(statement: ast.stmt) -> Iterator[ast.AST]:
-    """The expressions of a statement, without those of the statements inside it."""
-    for child in ast.iter_child_nodes(statement):
-        if not isinstance(child, (ast.stmt, ast.ExceptHandler, ast.match_case)):
-            yield from ast.walk(child)
+    """A statement and its expressions, patterns and clauses, without the statements in it."""
+    pending: list[ast.AST] = [statement]
+    while pending:
+        node = pending.pop()
+        yield node
+        pending.extend(child for child in ast.iter_child_nodes(node) if not isinstance(child, ast.stmt))
 
 
-def calls(tree: ast.Module) -> Iterator[ast.Call]:
-    """Calls of a method of `environment` that are statements of the cell's own scope."""
-    for statement in statements(tree.body):
-        if isinstance(statement, ast.Expr) and is_call(statement.value):
-            yield statement.value  # type: ignore[misc]
+def bound_names(statement: ast.stmt) -> set[str]:
+    """The names that a statement itself binds or deletes; '*' for a star import."""
+    return {name for node in own_nodes(statement) for name in names_bound_by(node) if name}
 
 
-def is_call(node: ast.expr) -> bool:
-    return (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in METHODS
-            and isinstance(node.func.value, ast.Name) and node.func.value.id == NAME)
+def names_bound_by(node: ast.AST) -> Iterable[str | None]:
+    match node:
+        case ast.Name(id=name, ctx=ast.Store() | ast.Del()):
+            return (name,)
+        case ast.Import(names=aliases) | ast.ImportFrom(names=aliases):
+            return [bound_by_import(alias) for alias in aliases]
+        case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef() | ast.ExceptHandler() | ast.MatchAs() | ast.MatchStar():
+            return (node.name,)
+        case ast.MatchMapping(rest=name):
+            return (name,)
+    return ()
 
 
-def management_only(tree: ast.Module) -> bool:
-    """Whether the cell does nothing but manage the environment: such a cell is never blocked by a setup that fails."""
-    def manages(node: ast.stmt) -> bool:
-        return isinstance(node, Function) or isinstance(node, ast.Expr) and (isinstance(node.value, ast.Constant) or is_call(node.value))
-    return any(True for _ in calls(tree)) and all(map(manages, tree.body))
-
-
-# ---------------------------------------------------------------- checks
-def check_calls(tree: ast.Module, functions: Mapping[tuple[str, int], Setup], known: Callable[[str], bool]) -> None:
-    """What can be said of the calls before anything runs."""
-    defined = {name for name, _ in functions}
-    for call in calls(tree):
-        method = call.func.attr  # type: ignore[attr-defined]
-        if method == 'define':
-            check_define(call, tree, defined, known)
-        elif method == 'undefine' and (call.keywords or len(call.args) != 1 or not is_text(call.args[0])):
-            raise at(call, EnvironmentUndefineError(NO_TEXT))
-        elif method in ('clearAll', 'showSetup') and (call.args or call.keywords):
-            raise at(call, EnvironmentDefinitionError(f'environment.{method} takes no arguments'))
-
-
-def check_define(call: ast.Call, tree: ast.Module, defined: set[str], known: Callable[[str], bool]) -> None:
-    if call.keywords and not call.args:
-        return
-    if len(call.args) != 2 or call.keywords or any(isinstance(argument, ast.Starred) for argument in call.args):
-        raise at(call, EnvironmentDefinitionError(ARITY))
-    function, alias = call.args
-    if not isinstance(function, ast.Name):
-        raise at(call, EnvironmentDefinitionError(NO_FUNCTION))
-    if not is_text(alias):
-        raise at(call, EnvironmentDefinitionError(NO_ALIAS))
-    check_function(call, function.id, tree, defined, known)
-
-
-def check_function(call: ast.Call, name: str, tree: ast.Module, defined: set[str], known: Callable[[str], bool]) -> None:
-    """It must be a function, written in this cell or an earlier one: its source is what is kept."""
-    node = next((node for node in statements(tree.body) if isinstance(node, Function) and node.name == name), None)
-    if isinstance(node, ast.AsyncFunctionDef):
-        raise at(call, EnvironmentDefinitionError(f'{NO_FUNCTION} {name} is an async function: setups run before a cell, where nothing '
-                                                  'awaits them'))
-    if name not in defined and name not in set(assigned(tree)) and not known(name):
-        raise at(call, EnvironmentDefinitionError(f'{NO_FUNCTION} {name!r} is no function of this cell or an earlier one: write its '
-                                                  '`def` in the cell that defines it'))
-
-
-def is_text(node: ast.expr) -> bool:
-    return isinstance(node, ast.Constant) and isinstance(node.value, str) and bool(node.value.strip())
-
-
-def at(node: ast.expr, error: ERP5Error) -> ERP5Error:
-    """The error with the line of the cell that it is about."""
-    error.lineno = node.lineno
-    return error
+def bound_by_import(alias: ast.alias) -> str:
+    return alias.asname or alias.name.partition('.')[0]
 
 
 # ---------------------------------------------------------------- sources
-def first_line(node: Function) -> int:
-    """Of the function with its decorators: what its code object calls its first line."""
-    return min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
+class Text:
+    """The text of a cell, by line. Lines end where Python's tokenizer ends them (`str.splitlines` knows more ends)."""
+
+    def __init__(self, source: str) -> None:
+        self.source = source
+
+    @cached_property
+    def lines(self) -> list[str]:
+        return self.source.replace('\r\n', '\n').replace('\r', '\n').split('\n')
+
+    def statement(self, node: ast.stmt) -> str:
+        """Exactly what was written. Columns of a tree count bytes."""
+        if not self.source:
+            return ast.unparse(node)
+        lines = [line.encode() for line in self.lines[node.lineno - 1:node.end_lineno]]
+        lines[-1] = lines[-1][:node.end_col_offset]
+        lines[0] = lines[0][node.col_offset:]
+        return b'\n'.join(lines).decode()
+
+    def function(self, node: ast.FunctionDef | ast.AsyncFunctionDef, cell: int) -> FunctionSource:
+        first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
+        if not self.source:
+            return FunctionSource(node.name, ast.unparse(node) + '\n', cell, first)
+        while node.decorator_list and not self.lines[first - 1].lstrip().startswith('@'):
+            first -= 1  # the decorator's expression may begin below its @
+        return FunctionSource(node.name, '\n'.join(self.lines[first - 1:node.end_lineno]) + '\n', cell, first)
 
 
-def function_setup(node: Function, lines: list[str], cell: int, flags: int) -> Setup:
-    """The function as written, with decorators and comments; the alias is not known yet."""
-    start = first_line(node)
-    text = '\n'.join(lines[start - 1:node.end_lineno])
-    return Setup('', 'function', node.name, text, cell, start, flags)
+def function_sources(tree: ast.Module, text: Text, cell: int) -> dict[str, tuple[FunctionSource, ...]]:
+    """Every function of a cell, also those in functions and classes, by name, in order of line."""
+    found: dict[str, tuple[FunctionSource, ...]] = {}
+    for node, _block in statements(tree.body, into_definitions=True):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            found[node.name] = (*found.get(node.name, ()), text.function(node, cell))
+    return found
 
 
-def import_setups(node: ast.Import | ast.ImportFrom, cell: int, flags: int) -> tuple[Setup, ...]:
-    """One setup for each module that an import statement names, with ERP5's aliases."""
-    if isinstance(node, ast.Import):
-        return tuple(Setup(import_alias(name), 'import', name.name, ast.unparse(ast.Import([name])), cell, node.lineno, flags,
-                           (name.asname or name.name.partition('.')[0],)) for name in node.names)
-    module = '.' * node.level + (node.module or '')
-    names = tuple(name.asname or name.name for name in node.names)
-    alias = f'{dotted(module)}_ALL_setup' if names == ('*',) else '_'.join(names) + '_setup'
-    return (Setup(alias, 'import', module, ast.unparse(node), cell, node.lineno, flags, names),)
+def find_source(sources: Iterable[FunctionSource], code: CodeType) -> FunctionSource | None:
+    """The one that `code` was compiled from: its first line is the decorator's, which may be a little below the @."""
+    return max((source for source in sources if source.name == code.co_name and source.line <= code.co_firstlineno),
+               key=lambda source: source.line, default=None)
 
 
-def import_alias(name: ast.alias) -> str:
-    return f'{name.asname or dotted(name.name)}_setup'
+# ---------------------------------------------------------------- imports
+def register_imports(tree: ast.Module, text: Text, cell: int, hook: str, flags: int) -> tuple[Setup, ...]:
+    """The setups of the top level's imports; each import is followed by a call of the hook for each of its setups."""
+    found: list[Setup] = []
+    calls: list[tuple[ast.stmt, Block, Block]] = []
+    for node, block in top_level(tree):
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            made = import_setups(node, text, cell, flags)
+            calls.append((node, block, [hook_call(hook, len(found) + i, node) for i in range(len(made))]))
+            found += made
+    futures = [node for node in tree.body if future_features(node)]
+    for node, block, hooks in reversed(calls):
+        anchor = futures[-1] if future_features(node) and block is tree.body else node  # nothing may come between them
+        place = next(i for i, statement in enumerate(block) if statement is anchor) + 1
+        block[place:place] = hooks
+    return tuple(found)
 
 
-def dotted(module: str) -> str:
+def hook_call(hook: str, index: int, node: ast.stmt) -> ast.stmt:
+    """`hook(index)` at the place of `node`. Its value is None, so that it shows nothing where it is the last expression."""
+    call = ast.Expr(ast.Call(ast.Name(hook, ast.Load()), [ast.Constant(index)], []))
+    for part in ast.walk(call):
+        ast.copy_location(part, node)
+    return call
+
+
+def import_setups(node: ast.Import | ast.ImportFrom, text: Text, cell: int, flags: int) -> list[Setup]:
+    """One for a `from` import, one for each module of a plain one. A star's names are known when it has run."""
+    if isinstance(node, ast.ImportFrom):
+        module = '.' * node.level + (node.module or '')
+        names = tuple(bound_by_import(alias) for alias in node.names if alias.name != '*')
+        alias = '_'.join(names) or f'{dotless(module)}_ALL'
+        return [Setup(f'{alias}_setup', 'import', module, text.statement(node), cell, node.lineno, flags, names)]
+    sources = [f'import {ast.unparse(alias)}' for alias in node.names] if len(node.names) > 1 else [text.statement(node)]
+    return [Setup(f'{alias.asname or dotless(alias.name)}_setup', 'import', alias.name, source, cell, alias.lineno, flags,
+                  (bound_by_import(alias),)) for alias, source in zip(node.names, sources, strict=True)]
+
+
+def dotless(module: str) -> str:
     return module.replace('.', '_dot_')
 
 
-# ---------------------------------------------------------------- rewriting
-class Rewriter:
-    """Puts a call of the hook behind every import of the cell's own scope. `table` is what the calls' numbers mean."""
+def future_features(node: ast.stmt) -> list[str]:
+    """What a `from __future__` import names; empty for any other statement."""
+    is_future = isinstance(node, ast.ImportFrom) and node.module == '__future__' and not node.level
+    return [alias.name for alias in node.names] if isinstance(node, ast.ImportFrom) and is_future else []
 
-    def __init__(self, source: str, cell: int, hook: str, flags: int) -> None:
-        self.source, self.cell, self.hook, self.flags = source, cell, hook, flags
-        self.table: list[tuple[Setup, ...]] = []
 
-    def module(self, tree: ast.Module) -> ast.Module:
-        """In place. Calls for `from __future__` imports come after the last of them, which must stay first."""
-        last = max((index for index, node in enumerate(tree.body) if is_future(node)), default=-1)
-        head = tree.body[:last + 1]
-        registered = [self.call(node) for node in head if is_future(node)]
-        rest = tree.body[last + 1:]
-        self.rewrite(rest)
-        tree.body = [*head, *registered, *rest]
-        return tree
+def future_flags(tree: ast.Module) -> int:
+    """The compiler flags of a cell's `from __future__` imports. An unknown feature is the compiler's to complain about."""
+    flags = 0
+    for node in tree.body:
+        for feature in future_features(node):
+            flags |= getattr(getattr(__future__, feature, None), 'compiler_flag', 0)
+    return flags
 
-    def rewrite(self, body: list[ast.stmt]) -> None:
-        for index in range(len(body) - 1, -1, -1):
-            node = body[index]
-            for inner in bodies(node):
-                self.rewrite(inner)
-            if isinstance(node, (ast.Import, ast.ImportFrom)):
-                body.insert(index + 1, self.call(node))
 
-    def call(self, node: ast.stmt) -> ast.stmt:
-        assert isinstance(node, (ast.Import, ast.ImportFrom))
-        self.table.append(import_setups(node, self.cell, self.flags))
-        call = ast.Call(ast.Name(self.hook, ast.Load()), [ast.Constant(len(self.table) - 1)], [])
-        return ast.fix_missing_locations(ast.copy_location(ast.Expr(call), node))
+# ---------------------------------------------------------------- calls
+METHODS = ('define', 'undefine', 'clearAll', 'showSetup')
+
+
+def environment_calls(tree: ast.Module) -> Iterator[ast.Call]:
+    """Calls that stand as statements of their own, in the order of the text."""
+    return (statement.value for statement, _block in top_level(tree) if method_of(statement) and isinstance(statement, ast.Expr)
+            and isinstance(statement.value, ast.Call))
+
+
+def method_of(statement: ast.stmt) -> str:
+    """The method that `environment.method(…)` calls; empty for any other statement."""
+    match statement:
+        case ast.Expr(value=ast.Call(func=ast.Attribute(value=ast.Name(id='environment'), attr=method))) if method in METHODS:
+            return method
+    return ''
+
+
+def only_management(tree: ast.Module, calls: list[ast.Call]) -> bool:
+    """Nothing but environment calls, and the functions that they take. A setup that fails does not stop such a cell."""
+    ours = {id(call) for call in calls}
+    return bool(calls) and all(
+        isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Pass)) or
+        isinstance(statement, ast.Expr) and (isinstance(statement.value, ast.Constant) or id(statement.value) in ours)
+        for statement in tree.body)
+
+
+def check(call: ast.Call, tree: ast.Module, known: Callable[[str], bool]) -> None:
+    """Raise what is wrong with a call, as far as its text tells."""
+    assert isinstance(call.func, ast.Attribute)
+    method, problem = call.func.attr, ''
+    error: type[EnvironmentDefinitionError | EnvironmentUndefineError] = EnvironmentDefinitionError
+    if method == 'define':
+        problem = define_problem(call, tree, known)
+    elif method == 'undefine':
+        error, problem = EnvironmentUndefineError, undefine_problem(call)
+    elif call.args or call.keywords:
+        problem = f'environment.{method} calls receive no arguments.'
+    if problem:
+        raised = error(problem)
+        raised.lineno = call.lineno
+        raise raised
+
+
+def undefine_problem(call: ast.Call) -> str:
+    match call:
+        case ast.Call(args=[ast.Constant(value=str())], keywords=[]):
+            return ''
+    return f"{NOT_TEXT} Write environment.undefine('alias'), with a literal alias."
+
+
+def define_problem(call: ast.Call, tree: ast.Module, known: Callable[[str], bool]) -> str:
+    match call:
+        case ast.Call(args=[], keywords=[_, *_]):
+            return ''
+        case ast.Call(args=[_, *_], keywords=[_, *_]):
+            return MIXED
+        case ast.Call(args=[ast.Name(id=name), ast.Constant(value=str() as alias)]):
+            return function_problem(name, call, tree, known) if alias else EMPTY
+        case ast.Call(args=[ast.Name(), _]):
+            return NOT_LITERAL
+        case ast.Call(args=[first, _]):
+            return f'{NOT_A_FUNCTION} Give it the name of a function, not {describe(first)}.'
+    return f'{ARITY}, this one {len(call.args)}: write {HOW_TO_DEFINE}.'
+
+
+def describe(node: ast.expr, size: int = 60) -> str:
+    """What was written, for an error text."""
+    text = ast.unparse(node)
+    return text if len(text) <= size else text[:size] + '…'
+
+
+def function_problem(name: str, call: ast.Call, tree: ast.Module, known: Callable[[str], bool]) -> str:
+    """Why `name` cannot be a setup's function. What only running can tell is left to that."""
+    bound = bound_before(name, call, tree)
+    problems = [binding_problem(statement, name) for statement in bound]
+    certain = any(statement in tree.body for statement in bound)
+    if '' in problems or (not certain and known(name)):
+        return ''
+    if problems:
+        return f'{NOT_A_FUNCTION} {problems[-1]}'
+    return (f'{NOT_A_FUNCTION} There is no function {name!r} before this call, neither in this cell nor from an earlier one: '
+            'write its `def` above the call.')
+
+
+def bound_before(name: str, call: ast.Call, tree: ast.Module) -> list[ast.stmt]:
+    """The top-level statements before the call that bind `name`, or may: a star import may bind any."""
+    found = []
+    for statement, _block in top_level(tree):
+        if isinstance(statement, ast.Expr) and statement.value is call:
+            break
+        if {name, '*'} & bound_names(statement):
+            found.append(statement)
+    return found
+
+
+LITERALS = (ast.Constant, ast.JoinedStr, ast.List, ast.Tuple, ast.Dict, ast.Set, ast.ListComp, ast.DictComp, ast.SetComp)
+
+
+def binding_problem(statement: ast.stmt, name: str) -> str:
+    """Why what a statement binds to the name is no function for a setup; empty if it is one, or may be."""
+    match statement:
+        case ast.AsyncFunctionDef():
+            return f'{name!r} is an async function. {WHY_ASYNC}'
+        case ast.ClassDef():
+            return f'{name!r} is a class.'
+        case ast.Assign(targets=[ast.Name()], value=ast.Lambda()):
+            return f'{name!r} is a lambda. {WHY_LAMBDA}'
+        case ast.Assign(targets=[ast.Name()], value=value) if isinstance(value, LITERALS):
+            return f'{name!r} is a value: write environment.define(name=value) to keep one.'
+    return ''

@@ -11,6 +11,7 @@ import functools
 import importlib
 import sys
 import types
+import typing
 from collections.abc import Callable
 from typing import Any
 
@@ -66,6 +67,16 @@ def load_function_state(function: types.FunctionType, state: tuple[dict[str, Any
         setattr(function, name, value)
 
 
+def is_definition(obj: object) -> bool:
+    """Whether it is a function or a class."""
+    return isinstance(obj, types.FunctionType) or issubclass(type(obj), type)
+
+
+def reduce_definition(obj: Any, reduction: Any) -> Any:
+    """cloudpickle's reduction of a function or class, as it is written here."""
+    return untracked(reduction, -2) if issubclass(type(obj), type) else reduce_function(obj, reduction)
+
+
 def reduce_function(function: types.FunctionType, reduction: Any) -> Any:
     """cloudpickle's reduction of a function, with its module's live globals and its very cells instead of copies."""
     if reduction is NotImplemented:
@@ -78,6 +89,22 @@ def reduce_function(function: types.FunctionType, reduction: Any) -> Any:
         namespace, copied = Namespace(module), {}
     return (load_function, (code, namespace, function.__name__, function.__closure__), (own, attributes, copied),
             None, None, load_function_state)
+
+
+def untracked(reduction: Any, position: int) -> Any:
+    """cloudpickle's reduction of a class or type variable without the number by which loading it would return, and change, the
+    one that the process already has."""
+    if not isinstance(reduction, tuple) or not reduction[0].__name__.startswith(('_make_skeleton', '_make_typevar')):
+        return reduction
+    make, arguments, *rest = reduction
+    arguments = list(arguments)
+    arguments[position] = None
+    return make, tuple(arguments), *rest
+
+
+def reduce_typevar(variable: Any) -> Any:
+    import cloudpickle
+    return untracked(cloudpickle.Pickler.dispatch_table[typing.TypeVar](variable), -1)
 
 
 def reduce_cell(cell: types.CellType) -> tuple[Any, ...]:
@@ -128,3 +155,9 @@ def load_cached(function: Callable[..., Any], parameters: dict[str, Any]) -> Any
 def reduce_stream(obj: object) -> tuple[Any, ...] | None:
     """The streams that every process has under the same name; None for anything else."""
     return next(((getattr, (sys, name)) for name in ('stdout', 'stderr') if obj is getattr(sys, name)), None)
+
+
+# cloudpickle's own reductions of these copy what is shared, or let a process crash or change
+REDUCERS: dict[type, Callable[[Any], Any]] = {
+    types.CellType: reduce_cell, types.CodeType: reduce_code, typing.TypeVar: reduce_typevar,
+    functools._lru_cache_wrapper: reduce_cached}

@@ -32,7 +32,7 @@ from typing import Any, ClassVar, Protocol
 
 from .errors import ERP5Error, SerializationError, UnsupportedError
 from .fidelity import error_text, unfaithful, unfaithful_kind
-from .live import MAIN, load_namespace, reduce_cached, reduce_cell, reduce_code, reduce_function, reduce_stream, stand_in
+from .live import MAIN, REDUCERS, is_definition, load_namespace, reduce_definition, reduce_stream, stand_in
 
 Reference = Callable[[object], object | None]
 Resolve = Callable[[Any], object]
@@ -236,44 +236,34 @@ class _ResolvingUnpickler(pickle.Unpickler):
 @functools.cache
 def _cloudpickler() -> Any:
     import cloudpickle
-    reduce_typevar = cloudpickle.Pickler.dispatch_table[typing.TypeVar]
 
     class LivePickler(cloudpickle.Pickler):  # type: ignore[misc]
-        dispatch_table = ChainMap({types.CellType: reduce_cell, types.CodeType: reduce_code,
-                                   typing.TypeVar: lambda variable: _untracked(reduce_typevar(variable), -1),
-                                   functools._lru_cache_wrapper: reduce_cached}, cloudpickle.Pickler.dispatch_table)
+        dispatch_table = ChainMap(REDUCERS, cloudpickle.Pickler.dispatch_table)
 
         def __init__(self, file: io.BytesIO, reference: Reference, buffers: BufferCallback | None) -> None:
             self.persistent_id = reference  # before __init__, which reads it
             self.refusal = _Refusal(Cloudpickle.name)
             super().__init__(file, 5, buffer_callback=buffers)
 
+        def dump(self, obj: Any) -> None:
+            pickle.Pickler.dump(self, obj)  # cloudpickle's own would hide a RecursionError
+
         def reducer_override(self, obj: Any) -> Any:
-            if isinstance(obj, types.FunctionType):
-                return reduce_function(obj, super().reducer_override(obj))
-            if issubclass(type(obj), type):
-                return _untracked(super().reducer_override(obj), -2)
+            if is_definition(obj):
+                return reduce_definition(obj, super().reducer_override(obj))
             self.refusal.check(obj)
             return reduce_stream(obj) or NotImplemented
 
     return LivePickler
 
 
-def _untracked(reduction: Any, position: int) -> Any:
-    """cloudpickle's reduction of a class or type variable without the number by which loading it would return, and change, the
-    one that the process already has."""
-    if not isinstance(reduction, tuple) or not reduction[0].__name__.startswith(('_make_skeleton', '_make_typevar')):
-        return reduction
-    make, arguments, *rest = reduction
-    arguments = list(arguments)
-    arguments[position] = None
-    return make, tuple(arguments), *rest
-
-
 # ---------------------------------------------------------------- dill
 @register
 class Dill(Serializer):
-    """What dill takes, with the notebook's live globals. It is slower (Python, not C); buffers go out of band too."""
+    """What dill takes. Functions and classes as with cloudpickle: dill's own way loses enumerations and methods of named tuples.
+
+    It is slower (Python, not C); buffers go out of band too.
+    """
 
     name = 'dill'
 
@@ -302,12 +292,15 @@ def _dill() -> Any:
 @functools.cache
 def _dillers() -> tuple[Any, Any]:
     import warnings
+
+    import cloudpickle
     dill = _dill()
 
     class LivePickler(dill.Pickler):  # type: ignore[misc, name-defined]
         def __init__(self, file: io.BytesIO, reference: Reference, buffers: BufferCallback | None) -> None:
             self.persistent_id = reference
             self.refusal = _Refusal(Dill.name)
+            self.definitions = cloudpickle.Pickler(io.BytesIO())
             super().__init__(file, 5, byref=False, recurse=False, buffer_callback=buffers)
             self._main = sys.modules[MAIN]
 
@@ -320,8 +313,10 @@ def _dillers() -> tuple[Any, Any]:
         def reducer_override(self, obj: Any) -> Any:
             if type(obj) is dict:
                 return (load_namespace, (MAIN,)) if obj is vars(self._main) else NotImplemented
-            if type(obj) is types.CodeType:
-                return reduce_code(obj)
+            if is_definition(obj):
+                return reduce_definition(obj, self.definitions.reducer_override(obj))
+            if type(obj) in REDUCERS:
+                return REDUCERS[type(obj)](obj)
             if type(obj) is types.ModuleType and sys.modules.get(obj.__name__) is obj:
                 return importlib.import_module, (obj.__name__,)
             self.refusal.check(obj)

@@ -1,299 +1,485 @@
-"""The ordered setups of one notebook, and `environment`, the object that the user calls.
+"""The setups of one notebook, in order, and the object that a cell knows as `environment`.
 
-    stored setups ─► run() before the cell: each provides names ─► the cell: define, undefine, clearAll, imports ─► stored()
+    records ─► Setups.run() ─► namespace ─► the cell ─► imported(), define, undefine ─► stored() ─► records
+                    └──────────── provided: name ─► the very object that a setup gave ──────┘
 
-A setup is run in the notebook's namespace, from its source as it was written. The names that setups provide belong to the
-environment as long as they are bound to the very object that a setup gave; a value that the user assigns over one is the user's.
+Promised: a setup runs before every later cell as it was written, with the line numbers of the cell that defined it and under its
+`from __future__` flags, after the setups defined before it. One that fails while it is defined is not kept; one that fails
+later stays. A name belongs to the environment as long as it is bound to what a setup gave; what is assigned over it is the
+user's.
+
+Not promised: to keep what a function closes over, or a wrapper that its source does not show; both are errors.
 """
+
+import __future__
 
 import ast
 import difflib
-import functools
 import importlib
-import inspect
+import reprlib
 import sys
-import types
-from collections.abc import Callable, Iterable
+import textwrap
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
+from functools import lru_cache
+from inspect import CO_ASYNC_GENERATOR, CO_COROUTINE, CO_GENERATOR
+from types import CodeType, FrameType, FunctionType, TracebackType
 from typing import Any
 
-from .environment import ARITY, NO_ALIAS, NO_FUNCTION, NO_TEXT, Processed, Setup
+from .environment import (ARITY, EMPTY, HOW_TO_DEFINE, MIXED, NOT_A_FUNCTION, NOT_AN_ALIAS, NOT_TEXT, WHY_ASYNC, WHY_LAMBDA,
+                          FunctionSource, Processed, Setup, find_source, future_flags)
 from .errors import EnvironmentDefinitionError, EnvironmentSetupError, EnvironmentUndefineError, SerializationError
 
-WARNING = ('WARNING: You imported from the modules {modules} without using the environment object, which is not recomended. '
-           'Your import was automatically converted to use such method. The setup functions were named as *module*_setup. ')
-REMOVED = ('{name} ({alias}) was removed from the setup list. Variables it may have added to the context and are not pickleable '
-           'were automatically removed.')
-UNKNOWN = "Trying to remove non existing function/variable from environment: '{alias}'"
+IMPORTED = ('WARNING: You imported from the modules {} without using the environment object, which is not recomended. '
+            'Your import was automatically converted to use such method. The setup functions were named as *module*_setup. ')
+REMOVED = ('{} ({}) was removed from the setup list. Variables it may have added to the context and are not pickleable were '
+           'automatically removed.')
+UNKNOWN = "Trying to remove non existing function/variable from environment: '{}'"
 FAILED = 'An error happened when trying to run the one of your setup functions:'
-WIDTH = 200  # characters of a value in `showSetup`
-Written = tuple[str, int, int]
+
+# What of a function's flags makes a setup: CO_NESTED is among the features' flags, and says something else.
+FUTURES = sum({getattr(__future__, name).compiler_flag for name in __future__.all_feature_names if name != 'nested_scopes'})
+ABSENT = object()
+Given = dict[str, object]
 
 
 class Setups:
-    """The setups of one notebook in one process, for the time of one cell.
+    """The setups of one notebook, in order of definition.
 
-    `namespace`: the dict of `__main__`. `dump(name, value)`, `load(bytes)`: for values; `dump` raises SerializationError.
-    `filename(cell)`: of the code of a cell. `need(names)`: load these variables of the user, where there are any. `source_of`: the
-    source of a function of an earlier cell, its cell and its first line, or None.
+    Made anew from what was stored whenever the database may have changed. `namespace` is the dict that cells run in.
+    `dump(name, value)` raises SerializationError, `load(bytes)` gives the value back; `filename(cell)` is the name under which
+    that cell's code was compiled; `need(names)` loads stored variables; `source_of(function)` is the text of a function of an
+    earlier cell, or None.
     """
 
-    def __init__(self, stored: Iterable[Setup], namespace: dict[str, Any], *, dump: Callable[[str, object], bytes],
+    def __init__(self, stored: Iterable[Setup], namespace: Given, *, dump: Callable[[str, object], bytes],
                  load: Callable[[bytes], object], filename: Callable[[int], str], need: Callable[[set[str]], None],
-                 source_of: Callable[[types.FunctionType], Written | None]) -> None:
-        self.setups = {setup.alias: setup for setup in stored}
+                 source_of: Callable[[object], str | None]) -> None:
         self.namespace = namespace
-        self.dump, self.load, self.filename, self.need, self.source_of = dump, load, filename, need, source_of
-        self.provided: dict[str, object] = {}
-        self.changed = False
-        self.failures: list[EnvironmentSetupError] = []
-        self.functions: dict[tuple[str, int], Setup] = {}
-        self.cell = 0
-        self.new_imports: dict[str, None] = {}
+        self.provided: Given = {}
+        self.failures: tuple[EnvironmentSetupError, ...] = ()
+        self._setups = {setup.alias: setup for setup in stored}
+        self._before = tuple(self._setups.values())
+        self._given: dict[str, Given] = {}
+        self._dump, self._load, self._filename, self._need, self._source_of = dump, load, filename, need, source_of
+        self._processed: list[Processed] = []
+        self._imported: list[str] = []
 
+    # ------------------------------------------------------------ what there is
     @property
     def flags(self) -> int:
-        """Compiler flags that hold for the next cell."""
-        return functools.reduce(int.__or__, (setup.flags for setup in self.setups.values() if setup.name == '__future__'), 0)
+        """The compiler flags of every later cell."""
+        flags = 0
+        for setup in self._setups.values():
+            if setup.kind == 'import' and setup.name == '__future__':
+                flags |= future_flags(parsed(setup.source))
+        return flags
 
     def stored(self) -> tuple[Setup, ...]:
-        return tuple(self.setups.values())
+        """To be kept. An import all of whose names the user has deleted is not: ask before the namespace is emptied."""
+        return tuple(setup for setup in self._setups.values() if not self._deleted(setup))
+
+    @property
+    def changed(self) -> bool:
+        """Whether `stored()` differs from what this was made from."""
+        return self.stored() != self._before
 
     def warning(self) -> str:
-        """What ERP5 prints about imports; '' if the cell has brought none that the notebook did not have."""
-        return WARNING.format(modules=', '.join(self.new_imports)) if self.new_imports else ''
-
-    def begin(self, processed: Processed, cell: int) -> None:
-        """The functions of the cell, or of a part of it, are known from here on."""
-        self.functions.update(processed.functions)
-        self.cell = cell
-
-    # ------------------------------------------------------------ before the cell
-    def run(self, tolerant: bool = False) -> None:
-        """Run all setups in their order. EnvironmentSetupError for one that fails; it stays. `tolerant`: go on after it."""
-        for setup in list(self.setups.values()):
-            try:
-                self.setups[setup.alias] = self.provide(setup)
-            except (KeyboardInterrupt, EnvironmentSetupError):
-                raise
-            except BaseException as error:
-                failure = failed(setup, error)
-                if not tolerant:
-                    raise failure from error
-                self.failures.append(failure)
-
-    def provide(self, setup: Setup) -> Setup:
-        """Run one setup; what it gives is in the namespace and belongs to the environment. The setup with the names it gave."""
-        self.need(named(setup.source))
-        names = getattr(self, f'run_{setup.kind}')(setup)
-        self.namespace.update(names)
-        self.provided.update(names)
-        return replace(setup, names=tuple(names))
-
-    def run_import(self, setup: Setup) -> dict[str, object]:
-        exec(compiled(setup.source, self.filename(setup.cell), setup.line, setup.flags), self.namespace)
-        return self.imported_names(setup)
-
-    def run_function(self, setup: Setup) -> dict[str, object]:
-        exec(compiled(setup.source, self.filename(setup.cell), setup.line, setup.flags), self.namespace)
-        function = self.namespace[setup.name]
-        return {setup.name: function, **results(setup.name, function())}
-
-    def run_value(self, setup: Setup) -> dict[str, object]:
-        return {setup.name: self.load(setup.value)}
-
-    def imported_names(self, setup: Setup) -> dict[str, object]:
-        names: Iterable[str] = setup.names
-        if setup.source.rstrip().endswith('*') or '*' in names:
-            names = exported(setup.name)
-        return {name: self.namespace[name] for name in names if name in self.namespace}
-
-    # ------------------------------------------------------------ during the cell
-    def imported(self, processed: Processed, index: int) -> None:
-        """An import of the cell has been reached and has succeeded."""
-        for setup in processed.imports[index]:
-            names = self.imported_names(setup)
-            self.provided.update(names)
-            self.add_import(replace(setup, names=tuple(names)))
-
-    def add_import(self, setup: Setup) -> None:
-        """Keep its place if nothing has changed; else it moves to the end, as what is imported last wins."""
-        old = self.setups.get(setup.alias)
-        if old is not None and (old.source, old.flags) == (setup.source, setup.flags) and not self.overridden(old):
-            return
-        if setup.name != '__future__' and (old is None or old.source != setup.source):
-            self.new_imports[setup.name] = None
-        self.setups.pop(setup.alias, None)
-        self.setups[setup.alias] = setup
-        self.changed = True
-
-    def overridden(self, setup: Setup) -> bool:
-        """Whether a later setup provides one of its names."""
-        aliases = list(self.setups)
-        later = aliases[aliases.index(setup.alias) + 1:]
-        return any(not set(setup.names).isdisjoint(self.setups[alias].names) for alias in later)
-
-    def add(self, setup: Setup) -> None:
-        """Run it, and keep it if it has not failed. A known alias keeps its place."""
-        old = self.setups.get(setup.alias)
-        self.setups[setup.alias] = self.provide(setup)
-        self.changed = True
-        if old is not None:
-            self.withdraw(old)
-
-    def add_value(self, name: str, value: object) -> None:
-        try:
-            data = self.dump(name, value)
-        except SerializationError as error:
-            raise EnvironmentDefinitionError(f'environment.define: the value of {name!r} cannot be kept: {error}. Define a function '
-                                             f'that makes it instead') from None
-        self.namespace[name] = self.provided[name] = value
-        self.setups[name] = Setup(name, 'value', name, cell=self.cell, names=(name,), value=data)
-        self.changed = True
-
-    def function(self, function: object, alias: str) -> Setup:
-        """The setup of a function: its source in this cell, or in an earlier one."""
-        plain = inspect.unwrap(function) if callable(function) else function
-        if not isinstance(plain, types.FunctionType):
-            raise EnvironmentDefinitionError(f'{NO_FUNCTION} Got {type(function).__name__}')
-        found = self.functions.get((plain.__name__, plain.__code__.co_firstlineno))
-        if found is not None and plain.__code__.co_filename == self.filename(self.cell):
-            return replace(found, alias=alias)
-        written = self.source_of(plain)
-        if written is None:
-            raise EnvironmentDefinitionError(f'{NO_FUNCTION} The source of {plain.__name__!r} is not known: write its `def` in the '
-                                             'cell that defines it')
-        source, cell, line = written
-        return Setup(alias, 'function', plain.__name__, source, cell, line, self.flags)
-
-    def remove(self, alias: str) -> Setup:
-        """Take a setup out, and the names that only it provided and that the user has not assigned."""
-        if alias not in self.setups:
-            raise EnvironmentUndefineError(UNKNOWN.format(alias=alias) + self.hint(alias))
-        setup = self.setups.pop(alias)
-        self.changed = True
-        self.withdraw(setup)
-        return setup
-
-    def withdraw(self, setup: Setup) -> None:
-        """Names of a setup that is gone, and that no other provides, leave the namespace, unless the user has assigned them."""
-        others = {name for other in self.setups.values() for name in other.names}
-        for name in set(setup.names) - others:
-            given = self.provided.pop(name, self)
-            if self.namespace.get(name) is given:
-                del self.namespace[name]
-
-    def hint(self, alias: str) -> str:
-        close = difflib.get_close_matches(alias, list(self.setups), 1)
-        if close:
-            return f'. Did you mean {close[0]!r}?'
-        return f'. Defined are: {", ".join(self.setups)}' if self.setups else '. Nothing is defined'
-
-    def clear(self) -> None:
-        for alias in list(self.setups):
-            self.remove(alias)
+        """What to tell about the imports of this cell that became setups or changed one; empty if there are none."""
+        return IMPORTED.format(', '.join(dict.fromkeys(self._imported))) if self._imported else ''
 
     def listing(self) -> str:
-        """One paragraph a setup, in their order."""
-        parts = [f'{number}. {setup.alias}: {setup.kind} {setup.name}, from line {setup.line} of cell {setup.cell}\n'
-                 + ''.join(f'       {line}\n' for line in self.described(setup)) for number, setup in enumerate(self.setups.values(), 1)]
-        return ''.join(parts) or 'Nothing is defined.\n'
+        """All setups, in order, to be read."""
+        entries = (self._entry(number, setup) for number, setup in enumerate(self.stored(), 1))
+        return '\n'.join(entries) or f'The environment has no setups. Add one with {HOW_TO_DEFINE}.'
 
-    def described(self, setup: Setup) -> list[str]:
-        if setup.kind != 'value':
-            return setup.source.splitlines()
+    def _entry(self, number: int, setup: Setup) -> str:
+        source = setup.source
+        if setup.kind == 'value':
+            value = self._given.get(setup.alias, {}).get(setup.name, ABSENT)
+            source = f'{setup.name} = {"…" if value is ABSENT else reprlib.repr(value)}'
+        provides = f', provides {", ".join(setup.names)}' if setup.names else ''
+        return (f'{number}. {setup.alias}: {setup.kind} {setup.name}, line {setup.line} of cell {setup.cell}{provides}\n'
+                + textwrap.indent(source.rstrip('\n'), '    '))
+
+    def _deleted(self, setup: Setup) -> bool:
+        """A `from __future__` import is for the compiler, whatever becomes of its name."""
+        given = self._given.get(setup.alias, {})
+        return setup.kind == 'import' and setup.name != '__future__' and bool(given) and self.namespace.keys().isdisjoint(given)
+
+    # ------------------------------------------------------------ before a cell
+    def begin(self, processed: Processed) -> None:
+        """From here on the cell's imports and functions are these; called again for code that a magic of the cell runs."""
+        if self._processed and self._processed[-1].cell != processed.cell:
+            self._processed.clear()
+            self._imported.clear()
+        self._processed.append(processed)
+
+    def run(self, tolerant: bool = False) -> None:
+        """Run all setups in order. The first that fails raises EnvironmentSetupError; if `tolerant`, all go to `failures`."""
+        self.failures = ()
+        for alias in list(self._given):
+            self._withdraw(self._given.pop(alias))
+        for setup in self.stored():
+            try:
+                self._run(setup)
+            except (Exception, SystemExit) as error:
+                failure = self._failure(setup, error)
+                if not tolerant:
+                    raise failure from error
+                failure.__cause__ = error
+                self.failures += (failure,)
+
+    def _run(self, setup: Setup) -> None:
+        given = {'function': self._run_function, 'import': self._run_import, 'value': self._run_value}[setup.kind](setup)
+        if self._setups.get(setup.alias) is setup:  # a setup may undefine itself
+            self._keep(setup, given)
+
+    def _run_value(self, setup: Setup) -> Given:
+        return {setup.name: self._load(setup.value)}
+
+    def _run_import(self, setup: Setup) -> Given:
+        exec(self._compiled(setup)[0], self.namespace)
+        return self._given_by_import(setup)
+
+    def _run_function(self, setup: Setup) -> Given:
+        code, names = self._compiled(setup)
+        self._need_all(names - {setup.name})
+        exec(code, self.namespace)
+        function: Any = self.namespace[setup.name]
+        return {setup.name: function, **checked(function(), setup.alias)}
+
+    def _compiled(self, setup: Setup) -> tuple[CodeType, frozenset[str]]:
+        return compiled(setup.source, setup.line, setup.flags, self._filename(setup.cell))
+
+    def _need_all(self, names: frozenset[str]) -> None:
+        missing = names - self.namespace.keys()
+        if missing:
+            self._need(set(missing))
+
+    def _failure(self, setup: Setup, error: BaseException) -> EnvironmentSetupError:
+        """What to tell about a setup that failed; `error` keeps the frames of the setup, not ours."""
+        frames = without_this_file(error.__traceback__)
+        lines = [line for frame, line in traceback.walk_tb(frames) if frame.f_code.co_filename == self._filename(setup.cell)]
+        place = f' at line {lines[-1]}' if lines else ''
+        error.with_traceback(frames)
+        return EnvironmentSetupError(
+            f'{FAILED} {setup.alias!r} ({setup.kind} {setup.name}), defined at line {setup.line} of cell {setup.cell}, '
+            f'failed{place}: {type(error).__name__}: {safe_text(error)}. It stays defined. '
+            f'Define it again, or remove it: environment.undefine({setup.alias!r})')
+
+    # ------------------------------------------------------------ while a cell runs
+    def imported(self, processed: Processed, index: int) -> None:
+        """What the hook of the pass is bound to: import `index` has been reached and has succeeded. A repeat costs little."""
+        setup = self._with_alias(processed.imports[index])
+        given = self._given_by_import(setup)
+        kept = self._setups.get(setup.alias)
+        if kept is not None and kept.source == setup.source:
+            setup = kept
+        else:
+            self._imported.append(setup.name)
+        if kept is not None and self._overtaken(setup.alias, given):
+            del self._setups[setup.alias]
+        self._keep(setup, given)
+
+    def _with_alias(self, setup: Setup) -> Setup:
+        """ERP5's alias, numbered where a setup that provides other names has it: an import replaces nothing else."""
+        alias, number = setup.alias, 1
+        while (kept := self._setups.get(alias)) is not None and not same_target(kept, setup):
+            number += 1
+            alias = f'{setup.alias}_{number}'
+        return setup if number == 1 else replace(setup, alias=alias)
+
+    def _given_by_import(self, setup: Setup) -> Given:
+        names: Iterable[str] = setup.names
+        if is_star(setup.source):
+            package = self.namespace.get('__package__') or self.namespace.get('__name__')
+            names = public_names(importlib.import_module(setup.name, str(package)))
+        return {name: self.namespace[name] for name in names if name in self.namespace}
+
+    def _overtaken(self, alias: str, given: Given) -> bool:
+        """Whether a later setup would bind one of the names to something else: then the last import run must be the last."""
+        for later in reversed(self._setups):
+            if later == alias:
+                break
+            others = {**dict.fromkeys(self._setups[later].names, ABSENT), **self._given.get(later, {})}
+            if any(others.get(name, value) is not value for name, value in given.items()):
+                return True
+        return False
+
+    def define_function(self, function: Any, alias: str) -> None:
+        """Run it now, and before every later cell. What it raises is raised, and then it is not kept."""
+        source, flags = self._source(function)
+        setup = Setup(alias, 'function', source.name, source.source, source.cell, source.line, flags)
+        self._need_all(self._compiled(setup)[1])
+        given = checked(function(), alias)
+        own = {source.name: function} if self.namespace.get(source.name) is function else {}
+        self._keep(setup, {**own, **given})
+
+    def define_values(self, values: Mapping[str, object]) -> None:
+        """Keep values, all or none of them."""
+        cell, line = self._processed[-1].cell if self._processed else 0, self._line()
+        setups = [Setup(name, 'value', name, '', cell, line, 0, (name,), self._dumped(name, value))
+                  for name, value in values.items()]
+        for setup in setups:
+            self._keep(setup, {setup.name: values[setup.name]})
+
+    def _dumped(self, name: str, value: object) -> bytes:
+        if not name.isidentifier():
+            raise EnvironmentDefinitionError(f'environment.define keeps values by the names of variables; {name!r} is none.')
         try:
-            text = repr(self.load(setup.value))
-        except Exception as error:
-            text = f'<cannot be loaded: {type(error).__name__}>'
-        return [f'{setup.name} = {text if len(text) <= WIDTH else text[:WIDTH] + "…"}']
+            return self._dump(name, value)
+        except SerializationError as error:
+            raise EnvironmentDefinitionError(
+                f'environment.define cannot keep {name}, a {type(value).__name__}: {error}. Define a function that makes it and '
+                f"returns {{'{name}': …}} instead.") from error
+
+    def undefine(self, alias: str) -> None:
+        """Forget a setup and what it provided, and say so; EnvironmentUndefineError if there is none."""
+        if alias not in self._setups:
+            raise EnvironmentUndefineError(UNKNOWN.format(alias) + self._hint(alias))
+        setup = self._setups.pop(alias)
+        self._withdraw(self._given.pop(alias, {}))
+        print(REMOVED.format(setup.name, alias))
+
+    def _hint(self, alias: str) -> str:
+        close = difflib.get_close_matches(alias, self._setups, 1)
+        if close:
+            return f'. Did you mean {close[0]!r}?'
+        return f'. Defined are: {", ".join(map(repr, self._setups))}' if self._setups else '. Nothing is defined.'
+
+    def clear(self) -> None:
+        """Forget all setups and what they provided."""
+        self._setups.clear()
+        while self._given:
+            self._withdraw(self._given.popitem()[1])
+
+    # ------------------------------------------------------------ names
+    def _keep(self, setup: Setup, given: Given) -> None:
+        """The setup, in the place of the one with its alias; what that one provided and this one does not goes."""
+        names = tuple(given)
+        old = self._given.get(setup.alias, {})
+        self._setups[setup.alias] = setup if setup.names == names else replace(setup, names=names)
+        self._given[setup.alias] = given
+        self.namespace.update(given)
+        self.provided.update(given)
+        self._withdraw({name: value for name, value in old.items() if name not in given})
+
+    def _withdraw(self, given: Given) -> None:
+        """Take back names that are still bound to what a setup gave, unless another one provides them."""
+        for name, value in given.items():
+            if self.provided.get(name, ABSENT) is not value:
+                continue
+            other = self._other(name)
+            if other is ABSENT:
+                del self.provided[name]
+            else:
+                self.provided[name] = other
+            if self.namespace.get(name, ABSENT) is value:
+                self.namespace.update({name: other})
+                if other is ABSENT:
+                    del self.namespace[name]
+
+    def _other(self, name: str) -> object:
+        """What the last setup that provides the name gave."""
+        values = (self._given[alias][name] for alias in reversed(self._setups) if name in self._given.get(alias, {}))
+        return next(values, ABSENT)
+
+    # ------------------------------------------------------------ sources
+    def _source(self, function: Any) -> tuple[FunctionSource, int]:
+        """The text of a function as written, and its compiler flags; EnvironmentDefinitionError if there is none that can run."""
+        if not callable(function) or isinstance(function, type):
+            raise EnvironmentDefinitionError(f'{NOT_A_FUNCTION} Got a {type(function).__name__}: write {HOW_TO_DEFINE}.')
+        found = [(inner, source) for inner in functions_inside(function) if (source := self._written(inner))]
+        plain = [pair for pair in found if pair[0] is function and not pair[0].__code__.co_freevars]
+        decorated = [pair for pair in found if pair[0] is not function and pair[1].source.lstrip().startswith('@')]
+        chosen = [*plain, *sorted(decorated, key=lambda pair: self.namespace.get(pair[1].name) is not function), *found[:1]]
+        if not chosen:
+            raise EnvironmentDefinitionError(no_source(function))
+        inner, source = chosen[0]
+        problem = unsuitable(inner, wrapped=inner is not function and not decorated)
+        if problem:
+            raise EnvironmentDefinitionError(f'{NOT_A_FUNCTION} {source.name!r} {problem}')
+        return source, inner.__code__.co_flags & FUTURES
+
+    def _written(self, function: FunctionType) -> FunctionSource | None:
+        """Where a function was written: in this cell, in the source of a setup, or in an earlier cell."""
+        code, cell = function.__code__, self._cell_of(function.__code__)
+        foreign = cell is None and function.__globals__ is not self.namespace
+        if foreign or code.co_name == '<lambda>':
+            return None
+        now = self._processed[-1].cell if self._processed else 0
+        here = [found for processed in reversed(self._processed) if cell in (None, now)
+                if (found := find_source(processed.functions.get(code.co_name, ()), code))]
+        earlier = [FunctionSource(setup.name, setup.source, setup.cell, setup.line) for setup in self._setups.values()
+                   if (setup.kind, setup.name, setup.cell, setup.line) == ('function', code.co_name, cell, code.co_firstlineno)]
+        if here or earlier:
+            return [*here, *earlier][0]
+        text = self._source_of(function)
+        return FunctionSource(code.co_name, text, now if cell is None else cell, code.co_firstlineno) if text else None
+
+    def _cell_of(self, code: CodeType) -> int | None:
+        """The cell that code was compiled for; None for what a magic compiles, under a name of its own."""
+        last = self._processed[-1].cell if self._processed else 0
+        return next((cell for cell in range(last, -1, -1) if self._filename(cell) == code.co_filename), None)
+
+    def _line(self) -> int:
+        """The line of the cell that is being run."""
+        filename = self._filename(self._processed[-1].cell) if self._processed else ''
+        frame: FrameType | None = sys._getframe(1)
+        while frame is not None and frame.f_code.co_filename != filename:
+            frame = frame.f_back
+        return frame.f_lineno if frame is not None else 1
 
 
 class Environment:
-    """What runs before every cell, in whichever process: `define`, `undefine`, `clearAll`, `showSetup`."""
+    """What runs before every later cell, in whichever process that is.
+
+    environment.define(function, 'alias')  run the function now and before every later cell; a dict it returns becomes variables
+    environment.define(name=value)         keep a value
+    environment.undefine('alias')          forget one
+    environment.clearAll()                 forget all
+    environment.showSetup()                print them
+    """
+
+    __slots__ = ('_setups',)
 
     def __init__(self, setups: Setups) -> None:
         self._setups = setups
 
-    def __repr__(self) -> str:
-        return f'<environment: {", ".join(self._setups.setups) or "nothing is defined"}>'
-
-    def define(self, *args: Any, **values: Any) -> None:
-        """`define(function, 'alias')`: run the function now and before every later cell; a dict that it returns becomes variables.
-        `define(name=value)`: have this value in every later cell.
-        """
-        if values and not args:
-            for name, value in values.items():
-                self._setups.add_value(name, value)
-            return
-        if len(args) != 2 or values:
-            raise EnvironmentDefinitionError(ARITY)
+    def define(self, /, *args: object, **values: object) -> None:
+        """Run `function` now and before every later cell, under this alias; or keep values: `define(name=value)`."""
+        if args and values:
+            raise EnvironmentDefinitionError(MIXED)
+        if values:
+            return self._setups.define_values(values)
+        if len(args) != 2:
+            raise EnvironmentDefinitionError(f'{ARITY}, this one {len(args)}: write {HOW_TO_DEFINE}.')
         function, alias = args
-        if not isinstance(alias, str) or not alias.strip():
-            raise EnvironmentDefinitionError(NO_ALIAS)
-        self._setups.add(self._setups.function(function, alias))
+        if not isinstance(alias, str) or not alias:
+            raise EnvironmentDefinitionError(EMPTY if alias == '' else f'{NOT_AN_ALIAS} Got a {type(alias).__name__}.')
+        self._setups.define_function(function, alias)
 
-    def undefine(self, alias: str) -> None:
-        """Take a definition out, with the names that only it provided."""
+    def undefine(self, alias: str, /) -> None:
+        """Forget the setup with this alias, and the variables that it provided."""
         if not isinstance(alias, str):
-            raise EnvironmentUndefineError(NO_TEXT)
-        print(REMOVED.format(name=self._setups.remove(alias).name, alias=alias))
+            raise EnvironmentUndefineError(f'{NOT_TEXT} Got a {type(alias).__name__}.')
+        self._setups.undefine(alias)
 
     def clearAll(self) -> None:  # noqa: N802 - ERP5's name
-        """Take all definitions out."""
+        """Forget all setups, and the variables that they provided."""
         self._setups.clear()
 
-    def showSetup(self) -> None:  # noqa: N802
-        """Print what is defined, in its order."""
-        print(self._setups.listing(), end='')
+    def showSetup(self) -> None:  # noqa: N802 - ERP5's name
+        """Print all setups, in order."""
+        print(self._setups.listing())
+
+    def __repr__(self) -> str:
+        aliases = ', '.join(setup.alias for setup in self._setups.stored())
+        return f'<environment of this notebook: {aliases or "no setups"}>'
 
 
-# ---------------------------------------------------------------- running one setup
-@functools.lru_cache(maxsize=1024)
-def compiled(source: str, filename: str, line: int, flags: int) -> types.CodeType:
-    """The code of a setup, with the line numbers of the cell that defined it. Indented text stays as it is, strings in it too."""
-    indented = source[:1] in (' ', '\t')
-    text, offset = (f'if True:\n{source}', line - 2) if indented else (source, line - 1)
-    tree = compile(text, filename, 'exec', flags | ast.PyCF_ONLY_AST, dont_inherit=True)
-    return compile(ast.increment_lineno(tree, offset), filename, 'exec', flags, dont_inherit=True)
+# ---------------------------------------------------------------- code
+@lru_cache(maxsize=1024)
+def compiled(source: str, line: int, flags: int, filename: str) -> tuple[CodeType, frozenset[str]]:
+    """The code of a setup, with the lines of its cell, and the names in it. Indented text stays so: strings may be in it."""
+    head = '\n' * (line - 2) + 'if True:\n' if source[:1] in (' ', '\t') else '\n' * (line - 1)
+    tree = compile(head + source, filename, 'exec', flags | ast.PyCF_ONLY_AST, dont_inherit=True)
+    names = frozenset(node.id for node in ast.walk(tree) if isinstance(node, ast.Name))
+    return compile(tree, filename, 'exec', flags, dont_inherit=True), names
 
 
-@functools.lru_cache(maxsize=1024)
-def names_of(source: str) -> frozenset[str]:
-    try:
-        tree = ast.parse(f'if True:\n{source}' if source[:1] in (' ', '\t') else source)
-    except SyntaxError:
-        return frozenset()
-    return frozenset(node.id for node in ast.walk(tree) if isinstance(node, ast.Name))
+@lru_cache(maxsize=1024)
+def parsed(source: str) -> ast.Module:
+    return ast.parse(source)
 
 
-def named(source: str) -> set[str]:
-    """Names that the source of a setup uses."""
-    return set(names_of(source)) if source else set()
+def is_star(source: str) -> bool:
+    statement = parsed(source).body[0]
+    return isinstance(statement, ast.ImportFrom) and statement.names[0].name == '*'
 
 
-def results(name: str, value: object) -> dict[str, object]:
-    """What a setup function has returned, as variables."""
-    if not isinstance(value, dict):
-        return {}
-    wrong = [key for key in value if not isinstance(key, str) or not key.isidentifier()]
-    if wrong:
-        raise EnvironmentDefinitionError(f'the setup {name} returned a dict with the key {wrong[0]!r}: expected names of variables')
-    return value
-
-
-def exported(module: str) -> list[str]:
+def public_names(module: object) -> Iterable[str]:
     """What `from module import *` binds."""
-    found = sys.modules.get(module) or importlib.import_module(module)
-    names: Iterable[str] | None = getattr(found, '__all__', None)
-    return list(names) if names is not None else [name for name in vars(found) if not name.startswith('_')]
+    names = getattr(module, '__all__', None)
+    return [name for name in vars(module) if not name.startswith('_')] if names is None else names
 
 
-def failed(setup: Setup, error: BaseException) -> EnvironmentSetupError:
-    failure = EnvironmentSetupError(
-        f'the setup {setup.alias!r}, defined at line {setup.line} of cell {setup.cell}, failed before this cell: '
-        f'{type(error).__name__}: {error}. None of the cell was run. Put its cause right, define it again, or remove it with '
-        f'environment.undefine({setup.alias!r})')
-    failure.__cause__ = error
-    return failure
+def same_target(kept: Setup, new: Setup) -> bool:
+    """Whether an import may replace a setup with its alias: another import, of the same names or of everything of a module."""
+    if kept.kind != 'import' or is_star(kept.source) != is_star(new.source):
+        return False
+    return kept.name == new.name if is_star(new.source) else set(kept.names) == set(new.names)
 
+
+def checked(result: object, alias: str) -> Given:
+    """The variables in what a setup returned: a dict's items; anything else has none."""
+    if not isinstance(result, dict):
+        return {}
+    for name in result:
+        if not isinstance(name, str):
+            raise EnvironmentDefinitionError(f'the dict that the setup {alias!r} returned becomes variables, but its key {name!r} '
+                                             f'is a {type(name).__name__}: all keys must be strings.')
+    return dict(result)
+
+
+def functions_inside(function: object) -> Iterator[FunctionType]:
+    """A function, then those that decorators have put it around: what they say they wrap, and what they close over."""
+    pending, seen = [function], set()
+    while pending:
+        inner = pending.pop(0)
+        if id(inner) in seen:
+            continue
+        seen.add(id(inner))
+        pending.append(getattr(inner, '__wrapped__', None))
+        if isinstance(inner, FunctionType):
+            yield inner
+            pending += [content for cell in inner.__closure__ or () if isinstance(content := contents(cell), FunctionType)]
+
+
+def contents(cell: Any) -> object:
+    try:
+        return cell.cell_contents
+    except ValueError:  # not yet assigned
+        return None
+
+
+def unsuitable(function: FunctionType, wrapped: bool) -> str:
+    """Why a function whose source is known cannot be a setup."""
+    code = function.__code__
+    if code.co_flags & (CO_COROUTINE | CO_ASYNC_GENERATOR):
+        return f'is an async function. {WHY_ASYNC}'
+    if code.co_flags & CO_GENERATOR:
+        return 'is a generator function: calling it would run nothing of it. Return a dict instead of yielding.'
+    if wrapped:
+        return 'is wrapped by something that its source does not show: write that as a decorator, @…, above its `def`.'
+    if code.co_freevars:
+        return (f'uses {", ".join(code.co_freevars)} of the function around it, which its source does not hold: '
+                'make it a variable of the notebook, or a part of the setup.')
+    return ''
+
+
+def no_source(function: object) -> str:
+    name, module = getattr(function, '__name__', type(function).__name__), getattr(function, '__module__', None)
+    if name == '<lambda>':
+        return f'{NOT_A_FUNCTION} {WHY_LAMBDA}'
+    origin = f' but comes from {module}' if module and module != '__main__' else ''
+    return (f'{NOT_A_FUNCTION} Its source is kept, but {name!r} was not written with `def` in a cell of this notebook{origin}: '
+            'define a function of your own that imports and calls it.')
+
+
+# ---------------------------------------------------------------- errors
+def without_this_file(frames: TracebackType | None) -> TracebackType | None:
+    """Frames from the first that is not ours on; all of them if there is no other."""
+    first = frames
+    while first is not None and first.tb_frame.f_code.co_filename == __file__:
+        first = first.tb_next
+    return first or frames
+
+
+def safe_text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # an exception class of the user's
+        return '<its text cannot be made>'

@@ -52,7 +52,8 @@ def test_messages_come_back(lost):
     message = lost.as_message()
     assert NotSaved.from_message(message) == lost
     assert message['text'].startswith(
-        f'Cannot serialize the variable named {lost.name} whose value is <{lost.type}>, thus it will not be stored in the context. '
+        f'Cannot serialize the variable named {lost.name} whose value is <{lost.type}>, '
+        "thus it will not be stored in the context. "
         "You should move it's definition to a function and use the environment object to load it.\n")
 
 

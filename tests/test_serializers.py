@@ -3,6 +3,7 @@
 import collections
 import datetime
 import decimal
+import fnmatch
 import importlib.metadata
 import io
 import pickle
@@ -12,6 +13,7 @@ import textwrap
 import threading
 import types
 import uuid
+from pathlib import Path
 
 import numpy
 import pandas
@@ -117,8 +119,8 @@ class TestContract:
         with pytest.raises(SerializationError, match=f'expected bytes of {other}, got bytes of {name}'):
             serializers.get(other).load(data, nothing)
 
-    @pytest.mark.parametrize('make', [threading.Lock, threading.RLock, threading.Event, lambda: open(__file__), lambda: (i for i in ()),
-                                      lambda: memoryview(b'x'), threading.Thread, lambda: threading.local()])
+    @pytest.mark.parametrize('make', [threading.Lock, threading.RLock, threading.Event, lambda: open(__file__), threading.Thread,
+                                      lambda: (i for i in ()), lambda: memoryview(b'x'), lambda: threading.local()])
     def test_what_would_not_come_back_the_same_is_refused(self, name, make):
         value = make()
         with pytest.raises(SerializationError):
@@ -177,7 +179,7 @@ class TestContract:
 
 
 class Breaks:
-    error: BaseException
+    error: BaseException = ValueError('boom')
 
     def __reduce__(self):
         raise self.error
@@ -205,7 +207,8 @@ def test_a_package_announces_its_serializer(tmp_path, monkeypatch):
     info = tmp_path / 'plain-1.0.dist-info'
     info.mkdir()
     (info / 'METADATA').write_text('Metadata-Version: 2.1\nName: plain\nVersion: 1.0\n')
-    (info / 'entry_points.txt').write_text('[ipython_erp5.serializers]\nplain = plain:Plain\nbroken = plain:Missing\nwrong = plain:io\n')
+    (info / 'entry_points.txt').write_text(
+        '[ipython_erp5.serializers]\nplain = plain:Plain\nbroken = plain:Missing\nwrong = plain:io\n')
     (tmp_path / 'plain.py').write_text(textwrap.dedent('''
         import io
         from ipython_erp5.serializers import Cloudpickle
@@ -400,9 +403,7 @@ class TestNotebook:
         with pytest.raises(SerializationError, match=r'saved by Python 3\.\d+, and this is Python 3.99: define it again'):
             serializers.load(data, nothing)
 
-
-class TestCloudpickle:
-    def test_generics_named_tuples_and_type_variables(self, main):
+    def test_generics_named_tuples_and_type_variables(self, name, main):
         main.run('''
             import typing
             T = typing.TypeVar('T')
@@ -413,11 +414,11 @@ class TestCloudpickle:
                 y: int = 2
                 def sum(self): return self.x + self.y
             ''')
-        box, point, t = there_and_back('cloudpickle', main.Box[int](1), main.Point(1), main.T)
+        box, point, t = there_and_back(name, main.Box[int](1), main.Point(1), main.T)
         assert box.x == 1 and point.sum() == 3 and point._asdict() == {'x': 1, 'y': 2}
         assert type(box).__parameters__ == (t,) and t is not main.T
 
-    def test_caches(self, main):
+    def test_caches(self, name, main):
         main.run('''
             import functools
             @functools.lru_cache(maxsize=5)
@@ -429,11 +430,12 @@ class TestCloudpickle:
                 return fact
             fact = make()
             ''')
-        fib, fact, imported = there_and_back('cloudpickle', main.fib, main.fact, importlib.metadata.re._compile_template
-                                             if hasattr(importlib.metadata.re, '_compile_template') else len)
+        fib, fact, imported = there_and_back(name, main.fib, main.fact, fnmatch._compile_pattern)
         assert fib(20) == 6765 and fib.cache_parameters()['maxsize'] == 5 and fib.note == 'x' and fact(5) == 120
-        assert callable(imported)
+        assert imported is fnmatch._compile_pattern
 
+
+class TestCloudpickle:
     def test_functions_of_a_library_keep_its_globals(self, tmp_path, monkeypatch):
         (tmp_path / 'factory.py').write_text('state = []\ndef make():\n    def f(): return state\n    return f\n')
         monkeypatch.syspath_prepend(tmp_path)
@@ -478,3 +480,29 @@ class TestZodbpickle:
         serializer = serializers.get('zodbpickle')
         data = serializer.dump([main.a], lambda obj: ('A',) if obj is main.A else None)
         assert type(serializer.load(data, lambda found: main.A)[0]) is main.A
+
+
+# ---------------------------------------------------------------- bytes of old versions, kept for ever
+OLD = Path(__file__).parent / 'serializer_bytes'
+
+
+@pytest.mark.parametrize('file', sorted(OLD.glob('*-data.bin')), ids=lambda file: file.stem)
+def test_old_data_is_loaded(file):
+    data, shared, (document,) = serializers.load(file.read_bytes(), lambda found: found)
+    assert data == {'a': [1, 'ü', b'x', decimal.Decimal('1.5')], 's': [1]} and data['s'] is shared
+    assert document == ('document', 'a/b')
+
+
+@pytest.mark.parametrize('file', sorted(OLD.glob('*-code-*.bin')), ids=lambda file: file.stem)
+def test_old_functions_are_loaded_by_their_python_and_refused_by_others(file, main):
+    main.factor = 10
+    if file.stem.endswith(f'-{sys.version_info[0]}.{sys.version_info[1]}'):
+        f, a, step, cached = serializers.load(file.read_bytes(), nothing)
+        assert (f(a), f(a, 2, c=3), step(), step(), cached(1)) == (33, 35, 1, 2, 11) and cached.cache_parameters()['maxsize'] == 3
+    else:
+        with pytest.raises(SerializationError, match='define it again'):
+            serializers.load(file.read_bytes(), nothing)
+
+
+def test_there_are_old_bytes():
+    assert {path.name.partition('-')[0] for path in OLD.iterdir()} == set(NAMES)

@@ -36,7 +36,6 @@ from . import notebook, portal, publisher
 from .pool import PLACEMENTS, Pool, forkserver
 
 
-
 @dataclass(frozen=True)
 class Settings:
     data_dir: Path
@@ -193,5 +192,3 @@ def bracketed(host: str) -> str:
     """As in a URL."""
     host = '127.0.0.1' if host in ('0.0.0.0', '') else '::1' if host == '::' else host
     return f'[{host}]' if ':' in host else host
-
-

@@ -58,7 +58,7 @@ class StoredContext(Persistent):
     def describe(self) -> list[dict[str, Any]]:
         """One entry a variable: `name`, `type`, `size` (bytes of its record), `cell`, `shares` (the others in its record)."""
         return [{'name': name, 'type': group.types.get(name, ''), 'size': len(group.data), 'cell': group.cell,
-                 'shares': [other for other in group.names if other != name]}
+                 'shares': [other for other in group.names if other != name and other not in LAST_VALUES]}
                 for name, group in self.groups.items() if name not in LAST_VALUES]
 
 
@@ -196,8 +196,8 @@ class Trace:
 def everybodys() -> set[int]:
     """Objects of a library's classes that stand in the state of every instance: sharing them joins nothing."""
     pandas = sys.modules.get('pandas')
-    frames = (getattr(pandas, name, None) for name in ('DataFrame', 'Series'))
-    return {id(frame._metadata) for frame in frames if hasattr(frame, '_metadata')}
+    kinds: list[Any] = [getattr(pandas, name, None) for name in ('DataFrame', 'Series')]
+    return {id(kind._metadata) for kind in kinds if hasattr(kind, '_metadata')}
 
 
 # ---------------------------------------------------------------- the namespace of a cell
@@ -261,7 +261,10 @@ class Context:
                 self.load(group)
 
     def fill(self, deleted: Iterable[str] = ()) -> None:
-        """Load everything, also what could not be loaded before the setups; a variable wins over a name that a setup or the node has put there. `deleted`: names in `del` statements."""
+        """Load everything, also what could not be loaded before the setups. A variable wins over what a setup or the node has put there.
+
+        `deleted`: names in `del` statements of the cell; lost ones among them are given something to delete.
+        """
         self.failed.clear()
         for name, group in list(self.stored.groups.items()):
             if name not in self.values and name not in self.failed:
@@ -335,7 +338,7 @@ class Context:
         if old is not None and old.data == dump.data or not diagnosis.needs_verify({type(part) for part in dump.trace.visited}):
             return []
         return [culprit for _, culprit in diagnosis.verify(self.serializer, [value], dump.data, Trace(self.references),
-                                                           self.references.resolve)]
+                                                           self.references.resolve, dump.names)]
 
     def forget(self, saved: set[str], result: Saved) -> None:
         """Stored variables and tombstones whose name the cell has deleted, or given to something else."""

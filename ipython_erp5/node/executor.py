@@ -3,7 +3,7 @@
     node -> executor   a JSON object: the fields of wire.Request, `known_lost`            one cell at a time
     executor -> node   E line   a message of the running cell, relayed as it is
                        S        the cell starts: from here to R a SIGINT is heeded
-                       R line   its execute_reply, after the commit: the executor is idle again
+                       R lines  its last messages up to execute_reply, after the commit: the executor is idle again
     fd 1, fd 2         pipes that the node reads: what C code and child processes write, and the last words of a dying process
 """
 
@@ -119,7 +119,7 @@ class Executor:
             while True:
                 request = json.loads(self.connection.recv_bytes())
                 self.busy, self.record = True, Record()
-                self.send(REPLY, wire.encode(self.reply(wire.Request(**request['request']), request['lost'])), False)
+                self.send(REPLY, self.reply(wire.Request(**request['request']), request['lost']), False)
         except (EOFError, OSError):
             return  # the node has gone
         except Exception:  # a fault of ours: its place is the node's log, and the death of this process is the cell's outcome
@@ -127,7 +127,7 @@ class Executor:
             os._exit(FAULT)
 
     # ------------------------------------------------------------ one cell
-    def reply(self, request: wire.Request, lost: dict[str, str]) -> wire.Message:
+    def reply(self, request: wire.Request, lost: dict[str, str]) -> bytes:
         """Run the request and commit, or give the recorded outcome of a request that has been run before."""
         started = time.perf_counter()
         with self.notebooks.open(request, lost) as notebook:
@@ -138,15 +138,11 @@ class Executor:
             ran = time.perf_counter()
             return self.finish(request, notebook, error, {'open': opened - started, 'run': ran - opened})
 
-    def replay(self, request: wire.Request, line: 'DataNotebookLine') -> wire.Message:
+    def replay(self, request: wire.Request, line: 'DataNotebookLine') -> bytes:
         """The recorded outcome, unless the request_id comes with another cell now."""
         if line.notebook_code not in (request.python_expression, ''):
-            refused = wire.refusal(request.request_id)
-            self.emit(refused[0])
-            return refused[1]
-        for message in line.messages():
-            self.send(EVENT, message, True)
-        return line.reply(request.request_id, self.notebooks.node)
+            return b''.join(map(wire.encode, wire.refusal(request.request_id)))
+        return line.shown + wire.encode(line.reply(request.request_id, self.notebooks.node))
 
     def run(self, request: wire.Request, notebook: 'OpenNotebook') -> BaseException | None:
         """The environment's setups, then the cell. A setup that fails stops the cell before any of its code runs."""
@@ -165,7 +161,9 @@ class Executor:
 
     def pulled(self, name: str, notebook: 'OpenNotebook') -> wire.Message:
         """The value of a variable, or of the last expression (`_`), on its way to the client."""
-        value = self.shell.last_value if name == '_' else notebook.namespace.get(name)
+        if name != '_' and name not in notebook.namespace:
+            return wire.not_pulled(name, 'there is no variable of this name')
+        value = self.shell.last_value if name == '_' else notebook.namespace[name]
         literal = notebook.literal(value)
         if literal is not None:
             return wire.pulled(name, 'literal', b64encode(literal.encode()).decode())
@@ -173,20 +171,21 @@ class Executor:
         return wire.not_pulled(name, reason) if reason else wire.pulled(name, notebook.serializer, b64encode(data).decode())
 
     def finish(self, request: wire.Request, notebook: 'OpenNotebook', error: BaseException | None,
-               spent: dict[str, float]) -> wire.Message:
-        """Save, say what was saved, commit. The reply is made only after that."""
+               spent: dict[str, float]) -> bytes:
+        """Save and commit, and then say what was saved: the last messages go out in one piece, each would cost a wake-up."""
         clock = time.perf_counter()
-        saved = notebook.save(request, error)
-        for message in saved.messages:
-            self.emit(message)
+        report = notebook.save(request, error)
         ename, evalue = name_and_text(error) if error else ('', '')
+        for line in report:
+            self.record.add(line)
         conflict = notebook.commit(request, self.record.data(), ename, evalue)
         if conflict:
             ename, evalue = conflict
-            self.emit(wire.error(ename, evalue, [f'{ename}: {evalue}']))
+            report = [wire.encode(wire.error(ename, evalue, [f'{ename}: {evalue}']))]
         times = {name: round(1e6 * seconds) for name, seconds in {**spent, 'save': time.perf_counter() - clock}.items()}
-        return wire.execute_reply('error' if ename else 'ok', not conflict, request.request_id, ename=ename, evalue=evalue,
-                                  node=self.notebooks.node, execution_count=notebook.count, times=times)
+        reply = wire.execute_reply('error' if ename else 'ok', not conflict, request.request_id, ename=ename, evalue=evalue,
+                                   node=self.notebooks.node, execution_count=notebook.count, times=times)
+        return b''.join([*report, wire.encode(reply)])
 
 
 def name_and_text(error: BaseException) -> tuple[str, str]:
@@ -209,5 +208,3 @@ def main(connection: Connection, outputs: tuple[Connection, ...], make_notebooks
     faulthandler.enable(2)  # a segmentation fault leaves its Python frames in the cell's stderr
     from .preload import shell
     Executor(connection, make_notebooks(), shell, log).serve()
-
-

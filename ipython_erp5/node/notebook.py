@@ -17,9 +17,9 @@ import builtins
 import contextlib
 import functools
 import inspect
+import time
 import types
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import transaction
@@ -34,9 +34,9 @@ from transaction.interfaces import TransientError
 
 from .. import environment, report, serializers, setups, wire
 from ..errors import SerializationError
-from .context import LAST_VALUES, Context, References, StoredContext
+from .context import Context, References, StoredContext
 from .document import Document
-from .source import cell_filename, cell_number
+from .source import cell_filename
 
 RESERVED = frozenset({'__builtins__', '__builtin__', '__name__', '__doc__', '__package__', '__loader__', '__spec__'})
 LITERAL = 1 << 20  # characters of a value that travels as its source text
@@ -57,8 +57,20 @@ class DataNotebookLine(Document):
     committed = True
     shown = b''
 
+    def __init__(self, count: int, request: wire.Request, outcome: Mapping[str, Any]) -> None:
+        """Written by every cell: attributes that have their usual value are not, and the date is a number (seconds, UTC)."""
+        self.id = str(count)
+        self.notebook_code, self.request_id, self.user = request.python_expression, request.request_id, request.user
+        self.created = time.time()
+        for name, value in outcome.items():
+            if getattr(type(self), name) != value:
+                setattr(self, name, value)
+
     def messages(self) -> list[bytes]:
         return self.shown.splitlines(keepends=True)
+
+    def getCreationDate(self) -> DateTime:
+        return DateTime(self.created)
 
     def stock(self) -> dict[str, Any]:
         return wire.stock_answer(wire.decode(line) for line in self.messages())
@@ -111,12 +123,7 @@ class DataNotebook(Document):
 
     def add_line(self, request: wire.Request, **properties: Any) -> DataNotebookLine:
         count = self.next_count()
-        line = DataNotebookLine(str(count))
-        line.request_id, line.user = request.request_id, request.user
-        line.notebook_code = request.python_expression
-        for name, value in properties.items():
-            setattr(line, name, value)
-        self.lines[count] = line
+        line = self.lines[count] = DataNotebookLine(count, request, properties)
         if request.request_id:
             self.requests[request.request_id] = count
         return line
@@ -141,11 +148,6 @@ InitializeClass(DataNotebook)
 
 
 # ---------------------------------------------------------------- while a cell runs
-@dataclass
-class SavedCell:
-    messages: list[wire.Message]
-
-
 class OpenNotebook:
     """One notebook for the time of one cell: its namespace, its environment, its variables."""
 
@@ -157,7 +159,7 @@ class OpenNotebook:
         self.module = types.ModuleType('__main__', 'The namespace of a notebook.')
         self.namespace = self.module.__dict__
         self.namespace['__builtins__'] = builtins
-        self.setups = setups.Setups([setups.Setup.from_record(record) for record in notebook.environment], self.namespace,
+        self.setups = setups.Setups([environment.Setup.from_record(record) for record in notebook.environment], self.namespace,
                                     dump=self.dump_value, load=self.load_value, filename=cell_filename, need=self.need,
                                     source_of=self.written)
         self.injected = {'environment': setups.Environment(self.setups), 'context': portal}
@@ -186,13 +188,11 @@ class OpenNotebook:
         first = not self.prepared
         self.prepared += 1
         hook = f'__erp5_imported_{self.count}_{self.prepared}__'
-        if not first:
-            source = ast.unparse(tree)
-        processed = environment.process(tree, source, self.count, hook=hook, shadowed='environment' in self.context.names(),
+        processed = environment.process(tree, source if first else '', self.count, hook=hook, shadowed='environment' in self.context.names(),
                                         known=self.known_function, flags=self.setups.flags)
         setattr(builtins, hook, functools.partial(self.setups.imported, processed))
         self.hooks.append(hook)
-        self.setups.begin(processed, self.count)
+        self.setups.begin(processed)
         if first:
             self.setups.run(processed.management_only)
             self.references.provide(self.setups.provided)
@@ -211,14 +211,12 @@ class OpenNotebook:
         function = self.context.values.get(name)
         return callable(function) and self.written(inspect.unwrap(function)) is not None
 
-    def written(self, function: object) -> tuple[str, int, int] | None:
-        """The source of a function of an earlier cell: (text, cell, line)."""
+    def written(self, function: object) -> str | None:
+        """The source of a function of an earlier cell: out of the history, by the name of the file that its code has."""
         try:
-            lines, first = inspect.getsourcelines(function)  # type: ignore[arg-type]
+            return inspect.getsource(function)  # type: ignore[arg-type]
         except (OSError, TypeError):
             return None
-        cell = cell_number(function.__code__.co_filename)  # type: ignore[attr-defined]
-        return None if cell is None else (''.join(lines), cell, first)
 
     # ------------------------------------------------------------ values on their own
     def dump_value(self, name: str, value: object) -> bytes:
@@ -250,8 +248,11 @@ class OpenNotebook:
             return None
 
     # ------------------------------------------------------------ after the cell
-    def save(self, request: wire.Request, error: BaseException | None) -> SavedCell:
-        """Variables and environment into the transaction; after an error the user's changes of the database are dropped first."""
+    def save(self, request: wire.Request, error: BaseException | None) -> list[bytes]:
+        """Variables and environment into the transaction; after an error the user's changes of the database are dropped first.
+
+        The report on it is a message, if there is anything to say.
+        """
         for hook in self.hooks:
             delattr(builtins, hook)
         if error is not None:
@@ -262,10 +263,9 @@ class OpenNotebook:
         if self.setups.changed:
             self.notebook.environment = tuple(setup.as_record() for setup in self.setups.stored())
         warning = self.setups.warning()
-        quiet = not (saved.saved or saved.deleted or saved.not_saved or warning)
         message = wire.context(saved.saved, saved.deleted, [lost.as_message() for lost in saved.not_saved],
                                [warning] if warning else [], self.serializer)
-        return SavedCell([] if quiet else [message])
+        return [wire.encode(message)]
 
     def mine(self) -> dict[str, object]:
         """The user's variables: not what the shell, the node or the environment has put there, if it is still that."""
@@ -378,4 +378,3 @@ class Notebooks:
         if outcome is None:
             notebook.take(request.request_id, self.node, 'running')
         return outcome
-

@@ -351,10 +351,14 @@ class Pool:
                 self.changed.notify_all()
 
     # ------------------------------------------------------------ interrupt
-    def interrupt(self, request_id: str) -> bool:
-        """SIGINT; the second time, or GRACE seconds later, the process is ended. False if the request does not run here."""
+    def interrupt(self, reference: str, request_id: str) -> bool:
+        """SIGINT to the request, or to whichever cell of the notebook runs if `request_id` is ''; False if none runs here.
+
+        The second time, or GRACE seconds later, the process is ended.
+        """
         with self.changed:
-            run = next((run for run in [*self.running, *self.queue] if run.request.request_id == request_id), None)
+            run = next((run for run in [*self.running, *self.queue] if run.request.reference == reference
+                        and request_id in ('', run.request.request_id)), None)
             if run is None:
                 return False
             again, run.interrupted = run.interrupted, True

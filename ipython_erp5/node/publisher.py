@@ -97,7 +97,7 @@ class Node:
         return json.dumps({'error': 'no cell with this request_id has begun'})
 
     def interrupt(self, reference: str, request_id: str) -> dict[str, Any]:
-        done = self.pool.interrupt(request_id)
+        done = self.pool.interrupt(reference, request_id)
         return {'status': 'interrupted' if done else 'not running', 'grace': executors.GRACE}
 
     def status(self) -> dict[str, Any]:
@@ -116,12 +116,12 @@ def notebook_list(portal: Any) -> str:
 
 def whole(lines: Iterator[bytes]) -> Iterator[bytes]:
     """The stock answer: one JSON object when all is done; outside Zope's transaction as well."""
-    messages = (wire.decode(line) for line in lines)
+    messages = (wire.decode(line) for piece in lines for line in piece.splitlines())
     yield json.dumps(wire.stock_answer(messages)).encode()
 
 
 # ---------------------------------------------------------------- Zope
-class Wrapper(ZApplicationWrapper):  # type: ignore[misc]
+class Wrapper(ZApplicationWrapper):
     """Zope reads from the connection before it begins the transaction. An explicit manager and this: two polls a request, not three."""
 
     def __call__(self, connection: Any = None) -> Any:
@@ -141,25 +141,25 @@ def application(database: Any, node: Node) -> Application:
         environ['ipython_erp5.node'] = node
         return WSGIPublisher.publish_module(environ, start_response, _module_name=MODULE_NAME)
 
-    return HTTPExceptionHandler(publish)  # type: ignore[no-any-return]
+    return HTTPExceptionHandler(publish)
 
 
 # ---------------------------------------------------------------- waitress
-class KeepAliveTask(WSGITask):  # type: ignore[misc]
+class KeepAliveTask(WSGITask):
     """waitress closes the connection after every answer without a Content-Length, although it ends it with a last chunk."""
 
     def build_response_header(self) -> bytes:
         closing = self.request.headers.get('CONNECTION', '').lower() == 'close'
         if self.version == '1.1' and self.content_length is None and not closing:
             self.set_close_on_finish = lambda: None
-        return super().build_response_header()  # type: ignore[no-any-return]
+        return super().build_response_header()
 
 
-class Channel(HTTPChannel):  # type: ignore[misc]
+class Channel(HTTPChannel):
     task_class = KeepAliveTask
 
 
-class Dispatcher(ThreadedTaskDispatcher):  # type: ignore[misc]
+class Dispatcher(ThreadedTaskDispatcher):
     """A thread for every request that would wait: running cells never keep `status` and `interrupt` out."""
 
     limit = 1000

@@ -12,7 +12,6 @@ import ast
 import asyncio
 import atexit
 import builtins
-import codeop
 import io
 import linecache
 import sys
@@ -21,12 +20,13 @@ import types
 from base64 import b64encode
 from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from IPython.core.compilerop import CachingCompiler
 from IPython.core.displayhook import DisplayHook
 from IPython.core.displaypub import DisplayPublisher
 from IPython.core.error import InputRejected, StdinNotImplementedError
+from IPython.core.inputtransformer2 import leading_empty_lines
 from IPython.core.interactiveshell import ExecutionResult, InteractiveShell
 from traitlets.config import Config
 
@@ -83,12 +83,12 @@ class Publisher(DisplayPublisher):
 
     def publish(self, data: Mapping[str, Any], metadata: Mapping[str, Any] | None = None, *,  # type: ignore[override]
                 transient: Mapping[str, Any] | None = None, update: bool = False, **kwargs: Any) -> None:
-        shell: CellShell = self.shell
+        shell = cast(CellShell, self.shell)
         shell.flush_streams()
         shell.emit(wire.display_data(bundle(data), metadata or {}, transient or {}, update))
 
     def clear_output(self, wait: bool = False) -> None:
-        shell: CellShell = self.shell
+        shell = cast(CellShell, self.shell)
         shell.flush_streams()
         shell.emit(wire.clear_output(wait))
 
@@ -97,7 +97,7 @@ class Hook(DisplayHook):
     """The value of the last expression -> execute_result, and `_`, `__`, `___` of the notebook."""
 
     def __call__(self, result: Any = None) -> None:
-        shell: CellShell = self.shell
+        shell = cast(CellShell, self.shell)
         shell.last_value = result
         if result is None or self.semicolon_at_end_of_expression(shell.source):
             return
@@ -127,8 +127,10 @@ class Compiler(CachingCompiler):
         number = cell_number(name)
         return super().format_code_name(name) if number is None else ('Cell', f'erp5[{number}]')
 
-    def reset_compiler_flags(self, more: int = 0) -> None:
-        self.flags = codeop.PyCF_DONT_IMPLY_DEDENT | more
+    def reset_to(self, flags: int) -> None:
+        """Begin a cell: of earlier cells' `from __future__` only these flags remain."""
+        self.reset_compiler_flags()
+        self.flags |= flags
 
 
 class CellShell(InteractiveShell):
@@ -137,6 +139,7 @@ class CellShell(InteractiveShell):
     displayhook_class = Hook
     display_pub_class = Publisher
     compiler_class = Compiler
+    compile: Compiler
     hidden_names: ClassVar[tuple[str, ...]] = ('_ih', '_oh', '_dh', 'In', 'Out', 'get_ipython', 'exit', 'quit', 'open')
 
     def __init__(self, **kwargs: Any) -> None:
@@ -152,6 +155,8 @@ class CellShell(InteractiveShell):
         config.InteractiveShell.cache_size = 0
         config.InteractiveShell.colors = 'neutral'  # as a Jupyter kernel; a client without colours takes them out
         super().__init__(config=config, **kwargs)
+        self.input_transformers_cleanup[:] = [keep_leading_lines if transform is leading_empty_lines else transform
+                                              for transform in self.input_transformers_cleanup]
         self.hidden = {name: self.user_ns[name] for name in self.hidden_names}
         self.neutral = self.user_module
         self.stdout, self.stderr = (Stream(name, lambda message: self.emit(message)) for name in ('stdout', 'stderr'))
@@ -166,9 +171,9 @@ class CellShell(InteractiveShell):
         number = cell_number(filename)
         source = '' if number is None else self.source_of(number)
         if number is None or not source:
-            return self.update_cache(filename, module_globals)  # type: ignore[no-any-return]
+            return self.update_cache(filename, module_globals)
         self.compile.cache(self.transform_cell(source), number)
-        return linecache.cache[filename][2]  # type: ignore[misc]
+        return linecache.cache[filename][2]
 
     def ask_exit(self) -> None:
         print('A cell has no process of its own to leave: %erp5_disconnect ends the session.', file=sys.stderr)
@@ -201,7 +206,7 @@ class CellShell(InteractiveShell):
         """Run one cell in the entered namespace; its error or None. Exactly one `error` message is emitted for an error."""
         self.source, self.execution_count = source, count
         self.interrupted, self.error, self.last_value = False, None, None
-        self.compile.reset_compiler_flags(flags)
+        self.compile.reset_to(flags)
         streams, (sys.stdout, sys.stderr) = (sys.stdout, sys.stderr), (self.stdout, self.stderr)
         result = None
         try:
@@ -228,7 +233,7 @@ class CellShell(InteractiveShell):
         try:
             coroutine.send(None)
         except StopIteration as stop:
-            return stop.value  # type: ignore[no-any-return]
+            return cast(ExecutionResult, stop.value)
         raise RuntimeError('a cell without `await` waits')
 
     def end_cell(self, result: ExecutionResult | None) -> None:
@@ -293,6 +298,12 @@ class CellShell(InteractiveShell):
         if self.error is None:
             self.emit(wire.error(name, name_and_text(evalue)[1], [stb] if isinstance(stb, str) else stb))
         self.error = evalue
+
+
+def keep_leading_lines(lines: list[str]) -> list[str]:
+    """IPython drops blank lines before a cell's code, and so miscounts its lines; only a cell magic must come first."""
+    code = leading_empty_lines(lines)
+    return code if code and code[0].startswith('%%') else lines
 
 
 def refuse_input(prompt: object = '', /) -> str:
