@@ -63,6 +63,7 @@ def load_function_state(function: types.FunctionType, state: tuple[dict[str, Any
     own, attributes, namespace = state
     vars(function).update(own)
     function.__globals__.update(namespace)
+    attributes.pop('_cloudpickle_submodules', None)  # they were in the pickle to be imported
     for name, value in attributes.items():
         setattr(function, name, value)
 

@@ -346,7 +346,7 @@ class Context:
             del self.stored.groups[name]
             result.deleted.append(name)
         for name in set(self.stored.lost):
-            if name in saved or name in self.placeholders and name not in self.namespace:
+            if name in saved or name in self.references.provided or name in self.placeholders and name not in self.namespace:
                 del self.stored.lost[name]
         for name in set(self.failed) & (saved | self.placeholders - set(self.namespace)):
             if name not in saved:

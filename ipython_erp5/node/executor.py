@@ -2,8 +2,8 @@
 
     node -> executor   a JSON object: the fields of wire.Request, `known_lost`            one cell at a time
     executor -> node   E line   a message of the running cell, relayed as it is
-                       S        the cell starts: from here to R a SIGINT is heeded
                        R lines  its last messages up to execute_reply, after the commit: the executor is idle again
+    SIGINT             an interrupt of the request that was sent, also if it has not been read yet
     fd 1, fd 2         pipes that the node reads: what C code and child processes write, and the last words of a dying process
 """
 
@@ -29,13 +29,17 @@ if TYPE_CHECKING:
     from .notebook import DataNotebookLine, Notebooks, OpenNotebook
     from .shell import CellShell
 
-EVENT, START, REPLY = b'E', b'S', b'R'
+EVENT, REPLY = b'E', b'R'
 FAULT = 70  # exit code, as in sysexits.h: an internal error
 RECORDED = 1 << 20  # bytes of a cell's messages that its history line keeps
 
 
 class Interrupts:
-    """SIGINT is KeyboardInterrupt while a cell runs, never during a commit, and never in the middle of a message."""
+    """SIGINT is KeyboardInterrupt while a cell runs, never during a commit, and never in the middle of a message.
+
+    One that comes before the cell has begun is due when it begins. The node does not use a process again that it has interrupted,
+    so that none is ever heeded by the wrong cell.
+    """
 
     def __init__(self) -> None:
         self.running = self.pending = False
@@ -43,18 +47,23 @@ class Interrupts:
         signal.signal(signal.SIGINT, self.handle)
 
     def handle(self, number: int, frame: FrameType | None) -> None:
-        if self.shields:
-            self.pending = True
-        elif self.running:
+        if self.running and not self.shields:
             raise KeyboardInterrupt
+        self.pending = True
 
     @contextlib.contextmanager
     def allowed(self) -> Iterator[None]:
-        self.pending, self.running = False, True
+        self.running = True
         try:
+            self.due()
             yield
         finally:
             self.running = False
+
+    def due(self) -> None:
+        if self.pending and self.running:
+            self.pending = False
+            raise KeyboardInterrupt
 
     @contextlib.contextmanager
     def shielded(self) -> Iterator[None]:
@@ -65,9 +74,8 @@ class Interrupts:
             yield
         finally:
             self.shields -= main
-        if main and not self.shields and self.pending and self.running:
-            self.pending = False
-            raise KeyboardInterrupt
+        if main and not self.shields:
+            self.due()
 
 
 class Record:
@@ -149,12 +157,14 @@ class Executor:
         error: BaseException | None = KeyboardInterrupt()
         self.shell.source_of, self.shell.prepare = notebook.source_of, notebook.prepare
         self.shell.enter(notebook.module)
+        self.shell.error = None
         try:
             with contextlib.suppress(KeyboardInterrupt), self.interrupts.allowed():  # one that comes just before or after
-                self.send(START, b'', True)
                 error = self.shell.run(request.python_expression, notebook.count, notebook.flags)
                 if request.pull and error is None:
                     self.emit(self.pulled(request.pull, notebook))
+            if self.shell.error is None and error is not None:  # interrupted before the shell could show it
+                self.emit(wire.error(*name_and_text(error), [name_and_text(error)[0]]))
         finally:
             self.shell.leave()
         return error

@@ -43,6 +43,18 @@ LITERAL = 1 << 20  # characters of a value that travels as its source text
 DEFAULT_SERIALIZER = 'cloudpickle'
 
 
+class Lines(IOBTree):
+    """Count -> line. Every cell writes a leaf, and some the nodes above it: small ones are written faster."""
+
+    max_leaf_size = max_internal_size = 16
+
+
+class Requests(OOBTree):
+    """Request id -> count of its line. The same, and a leaf anywhere: the ids are random."""
+
+    max_leaf_size = max_internal_size = 16
+
+
 class Claim(Persistent):
     request_id = node = state = ''
 
@@ -95,7 +107,7 @@ class DataNotebook(Document):
 
     def __init__(self, id: str) -> None:
         super().__init__(id)
-        self.lines, self.requests, self.claim, self.stored = IOBTree(), OOBTree(), Claim(), StoredContext()
+        self.lines, self.requests, self.claim, self.stored = Lines(), Requests(), Claim(), StoredContext()
 
     def contentValues(self, portal_type: str | None = None) -> list[DataNotebookLine]:
         return [line.__of__(self) for line in self.lines.values() if portal_type in (None, line.portal_type)]
@@ -255,6 +267,7 @@ class OpenNotebook:
         """
         for hook in self.hooks:
             delattr(builtins, hook)
+        self.notebook._p_jar.explicit_transactions = True  # no poll after our own commit
         if error is not None:
             self.manager.abort()
             self.manager.begin()

@@ -2,7 +2,7 @@
 
     waitress thread ─ run(request) ─► queue ─► Executor ─ Connection ─► process       The thread that answers the request reads the
             ▲                      (a turn for       │                                Connection itself: no relay thread, no queue,
-            └────────── lines ◄──── every notebook)  ◄── S, E, R ──────────┘          lines are not parsed. If its client leaves,
+            └────────── lines ◄──── every notebook)  ◄── E, R ─────────────┘          lines are not parsed. If its client leaves,
                                                                                       another thread reads on.
 
 `size` cells run at once; cells of one notebook run one after another. A process that has run one notebook's code never runs
@@ -213,6 +213,7 @@ class Pool:
         with self.changed:
             lost = self.lost.pop(run.request.reference, {})
         run.process.send(run.request, lost)
+        self.start(run)
         lines = self.relay(run)
         try:
             for line in lines:  # not `yield from`: that would close `lines` with us, and lose a message
@@ -266,9 +267,6 @@ class Pool:
     def relay(self, run: Run) -> Iterator[bytes]:
         assert run.process is not None
         for tag, line in run.process.messages():
-            if tag == executor.START:
-                self.start(run)
-                continue
             if tag == executor.REPLY:
                 self.finish(run)
             run.add(line, tag == executor.REPLY)
@@ -291,7 +289,7 @@ class Pool:
         return lines
 
     def start(self, run: Run) -> None:
-        """The cell heeds signals from here on: an interrupt that came before is due."""
+        """The process has the request: a signal is for it from here on, and an interrupt that came before is due."""
         with self.changed:
             run.started = True
             if run.interrupted and run.process is not None:
@@ -304,7 +302,7 @@ class Pool:
             self.running.remove(run)
             run.started = False
             self.counts['cells'] += 1
-            leaving = [process] if process.dead or self.placement == 'fresh' else []
+            leaving = [process] if process.dead or run.interrupted or self.placement == 'fresh' else []
             if not leaving:
                 self.idle.append(process)
                 leaving = self.idle[:max(0, len(self.idle) - max(IDLE, 2 * self.size))]

@@ -90,6 +90,10 @@ class ERP5Site(Folder):
     def getPortalObject(self) -> 'ERP5Site':
         return self
 
+    @security.public
+    def getTitle(self) -> str:
+        return self.title
+
     def getPortalType(self) -> str:
         return 'ERP5 Site'
 

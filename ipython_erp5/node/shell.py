@@ -25,7 +25,7 @@ from typing import Any, ClassVar, cast
 from IPython.core.compilerop import CachingCompiler
 from IPython.core.displayhook import DisplayHook
 from IPython.core.displaypub import DisplayPublisher
-from IPython.core.error import InputRejected, StdinNotImplementedError
+from IPython.core.error import InputRejected, StdinNotImplementedError, UsageError
 from IPython.core.inputtransformer2 import leading_empty_lines
 from IPython.core.interactiveshell import ExecutionResult, InteractiveShell
 from traitlets.config import Config
@@ -146,7 +146,7 @@ class CellShell(InteractiveShell):
         self.emit: Emit = lambda message: None
         self.prepare: Prepare = lambda tree, source: tree
         self.source_of: Callable[[int], str] = lambda number: ''
-        self.source = ''
+        self.source = self.transformed = ''
         self.last_value: Any = None
         self.interrupted = False
         self.error: BaseException | None = None
@@ -177,6 +177,11 @@ class CellShell(InteractiveShell):
 
     def ask_exit(self) -> None:
         print('A cell has no process of its own to leave: %erp5_disconnect ends the session.', file=sys.stderr)
+
+    def enable_gui(self, gui: str | None = None) -> None:
+        """`%matplotlib inline`, which is so anyway, asks for none."""
+        if gui is not None:
+            raise UsageError(f'a remote cell has no screen for {gui}: figures are shown in the notebook without it')
 
     def flush_streams(self) -> None:
         self.stdout.flush()
@@ -226,6 +231,7 @@ class CellShell(InteractiveShell):
             cell = self.transform_cell(source)
         except Exception:
             cell, failure = source, sys.exc_info()
+        self.transformed = cell
         coroutine = self.run_cell_async(source, store_history=False, transformed_cell=cell, preprocessing_exc_tuple=failure)
         waits = 'await' in cell or 'async' in cell
         if waits and self.should_run_async(source, transformed_cell=cell, preprocessing_exc_tuple=failure):
@@ -257,7 +263,7 @@ class CellShell(InteractiveShell):
         """The environment's pass comes after everybody's `ast_transformers`: what they insert counts too."""
         tree = super().transform_ast(node)
         try:
-            return self.prepare(tree, self.transform_cell(self.source))
+            return self.prepare(tree, self.transformed)
         except ERP5Error as error:
             raise InputRejected(error) from error
 
@@ -308,7 +314,7 @@ def keep_leading_lines(lines: list[str]) -> list[str]:
 
 def refuse_input(prompt: object = '', /) -> str:
     """`input()` in a cell: nobody can answer."""
-    raise StdinNotImplementedError('a remote cell cannot ask for input: assign the value in the cell, or pull what you need')
+    raise StdinNotImplementedError('a remote cell cannot ask for input: assign the value in the cell')
 
 
 def without_ours(frames: types.TracebackType | None, until_cell: bool = False) -> types.TracebackType | None:
