@@ -177,7 +177,7 @@ class Setups:
         kept = self._setups.get(setup.alias)
         if kept is not None and kept.source == setup.source:
             setup = kept
-        else:
+        elif setup.name != '__future__':  # a compiler's flag is no module to warn of
             self._imported.append(setup.name)
         if kept is not None and self._overtaken(setup.alias, given):
             del self._setups[setup.alias]

@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 from conftest import Node
 from ipython_erp5 import wire
 from ipython_erp5.errors import ERP5Error, RemoteError
-from ipython_erp5.node import cluster, notebook, portal
+from ipython_erp5.node import cell as executing
+from ipython_erp5.node import cluster, portal
 from ipython_erp5.session import Reply, Session
 
 Run = Callable[[str], Reply]
@@ -463,7 +464,7 @@ def plainly(cells: list[str]) -> list[str]:
 
 
 @pytest.fixture(scope='module')
-def notebooks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[notebook.Notebooks]:
+def notebooks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[executing.Notebooks]:
     """A database and the executor's way to it, in this process."""
     with contextlib.ExitStack() as stack:
         portal.configure_security()
@@ -471,12 +472,12 @@ def notebooks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[notebook.Not
         stack.callback(database.close)
         cluster.install(database, 'admin', 'secret')
         stack.callback(transaction.manager.__class__.__setattr__, transaction.manager, 'explicit', transaction.manager.explicit)
-        opened = notebook.Notebooks(database.open, 'here')
+        opened = executing.Notebooks(database.open, 'here')
         stack.callback(opened.connection.close)
         yield opened
 
 
-def in_database(notebooks: notebook.Notebooks, cells: list[str]) -> list[str]:
+def in_database(notebooks: executing.Notebooks, cells: list[str]) -> list[str]:
     """The same, with a new namespace filled from the database for every cell."""
     reference, looks = uuid.uuid4().hex, []
     main = sys.modules['__main__']
@@ -501,7 +502,7 @@ def in_database(notebooks: notebook.Notebooks, cells: list[str]) -> list[str]:
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(cells=PROGRAMS)
-def test_small_programs_give_what_plain_python_gives(notebooks: notebook.Notebooks, cells: list[str]) -> None:
+def test_small_programs_give_what_plain_python_gives(notebooks: executing.Notebooks, cells: list[str]) -> None:
     assert in_database(notebooks, cells) == plainly(cells)
 
 
@@ -525,3 +526,35 @@ def test_the_error_of_a_cell_has_the_remote_name(run: Run) -> None:
 def test_nothing_of_the_data_directory_is_named_after_a_notebook(node: Node, run: Run) -> None:
     run('a = 1')
     assert {path.name for path in Path(node.data_dir).iterdir()} <= {'lock', 'password', 'node.json', 'storage', 'ipython', 'test.log'}
+
+
+# ---------------------------------------------------------------- cells of which no code runs
+NOTHING_RUNS = {'syntax error': 'def (', 'wrong define': 'environment.define(1)', 'unknown alias': "environment.undefine('nothing')",
+                'empty': '', 'comment': '# nothing', 'blank': ' \n ', 'failing setup': 'a'}
+
+
+@pytest.mark.parametrize('cell', NOTHING_RUNS.values(), ids=NOTHING_RUNS)
+def test_a_cell_of_which_nothing_runs_loses_nothing(run: Run, session: Session, tmp_path: Path, cell: str) -> None:
+    tell(run, f'def check():\n    import os\n    assert not os.path.exists({str(tmp_path / "flag")!r})\nenvironment.define(check, "check")',
+         'a = [1]; b = a', 'gen = (i for i in [])')
+    if cell == 'a':
+        (tmp_path / 'flag').touch()
+    with contextlib.suppress(ERP5Error):
+        run(cell)
+    if cell == 'a':
+        assert "'check'" in failing(run, 'EnvironmentSetupError', 'a')
+        tell(run, "environment.undefine('check')")
+    tell(run, 'assert a == [1] and b is a')
+    failing(run, 'NotSavedError', 'gen')
+
+
+def test_values_are_pulled_and_nothing_is_changed_by_it(run: Run, session: Session) -> None:
+    tell(run, "a = {'x': [1, (2, None)]}; b = a; f = lambda: 1; gen = (i for i in [])")
+    assert session.pull('a') == {'x': [1, (2, None)]}
+    with pytest.raises(ERP5Error, match='not trusted'):
+        session.pull('f')
+    with pytest.raises(ERP5Error, match='no variable of this name'):
+        session.pull('nothing')
+    with pytest.raises(ERP5Error):
+        session.pull('gen')
+    tell(run, 'assert a is b and f() == 1')

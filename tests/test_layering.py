@@ -21,9 +21,12 @@ LAYERS = {
     'wire': 'errors',                                                          # messages and their bytes
     'environment': 'errors',                                                   # AST pass: tree in, tree and changes out
     'setups': 'errors environment',                                            # setups in order, the `environment` object
-    'diagnosis': 'errors',                                                     # culprits inside a value, and their paths
-    'serializers': 'errors diagnosis',                                         # interface, registry, three built-in ones
-    'report': 'errors serializers diagnosis environment wire',                 # what was not saved, why, the way out
+    'fidelity': 'errors',                                                      # what must not be taken; names of what may lie
+    'live': 'errors',                                                          # how functions and classes of a notebook are kept
+    'paths': 'fidelity',                                                       # Python paths through what a pickler visited
+    'serializers': 'errors fidelity live',                                     # interface, registry, three built-in ones
+    'diagnosis': 'errors fidelity paths serializers',                          # culprits inside a value, and their paths
+    'report': 'diagnosis',                                                     # what was not saved, why, the way out
     'transformer': '',                                                         # markers -> magics, a function of lines
     'local_node': 'errors',                                                    # the node of this user: files, starting it
     'connections': 'errors local_node',                                        # what was typed -> where and as whom
@@ -36,17 +39,21 @@ LAYERS = {
     '__init__': 'errors connections session extension',                        # the public names
     '__main__': 'cli',                                                         # python -m ipython_erp5
     'node.__init__': '',                                                       # says what the wall is
-    'node.executor': 'errors wire',                                            # the process that runs cells
-    'node.shell': 'errors wire environment setups node.executor',              # an IPython shell that changes notebooks
-    'node.context': 'errors serializers diagnosis report',                     # a notebook's variables in ZODB
+    'node.source': '',                                                         # the code filenames of cells
+    'node.shell': 'errors wire node.source',                                   # the IPython shell that runs a cell
+    'node.references': 'errors',                                               # what is referred to rather than copied
+    'node.context': 'errors diagnosis fidelity report serializers node.references',  # a notebook's variables in ZODB
     'node.document': 'errors',                                                 # what ERP5 calls a document, and its module
-    'node.notebook': 'errors wire environment setups serializers diagnosis report node.context node.document node.shell',
+    'node.notebook': 'wire node.context node.document',                        # Data Notebook, its lines, its claim
+    'node.cell': 'errors wire environment setups serializers report node.context node.notebook node.references node.source',
     #                                                                          # one cell as one transaction
-    'node.portal': 'errors wire node.document node.notebook',                  # the site: modules, catalog, users
-    'node.preload': 'node.context node.executor node.notebook node.portal node.shell',  # imported once, before the forks
-    'node.pool': 'errors wire node.executor node.notebook',                    # start, choose, interrupt, replace executors
-    'node.publisher': 'errors wire serializers node.pool node.portal node.notebook',    # WSGI, event stream, authorization
-    'node.cluster': 'errors wire node.pool node.portal node.notebook node.publisher',   # all of it is one node
+    'node.portal': 'wire node.document node.notebook',                         # the site: modules, catalog, users
+    'node.executor': 'wire node.shell node.cell node.notebook',                # the process that runs cells
+    'node.preload': 'node.cell node.executor node.portal node.shell',          # imported once, before the forks
+    'node.process': 'wire node.executor node.cell',                            # one executor process, seen from the node
+    'node.pool': 'wire node.executor node.process node.cell',                  # choose, relay, interrupt, replace
+    'node.publisher': 'errors wire serializers node.pool',                     # WSGI, event stream, authorization
+    'node.cluster': 'errors node.cell node.pool node.portal node.process node.publisher',  # all of it is one node
 }
 
 # The one import that goes up.

@@ -32,8 +32,9 @@ from transaction.interfaces import TransientError
 from zodburi import resolve_uri
 
 from ..errors import NodeError
-from . import notebook, portal, publisher
-from .pool import PLACEMENTS, Pool, forkserver
+from . import cell, portal, publisher
+from .pool import PLACEMENTS, Pool
+from .process import forkserver
 
 
 @dataclass(frozen=True)
@@ -84,9 +85,9 @@ def clear_after_failed_commits() -> None:
     Sqlite3Driver.connection_may_need_rollback = lambda self, connection: True
 
 
-def make_notebooks(uri: str, node: str) -> notebook.Notebooks:
+def make_notebooks(uri: str, node: str) -> cell.Notebooks:
     """In an executor process, after the fork."""
-    return notebook.Notebooks(lambda manager: open_database(uri).open(manager), node)
+    return cell.Notebooks(lambda manager: open_database(uri).open(manager), node)
 
 
 def install(database: Any, user: str, password: str | None) -> None:

@@ -13,31 +13,18 @@ A record's data is what `serializers` writes: its header names the serializer, s
 """
 
 import builtins
-import datetime
-import decimal
-import enum
-import fractions
-import pathlib
-import re
-import sys
-import types
-import uuid
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from Acquisition import ExplicitAcquisitionWrapper, ImplicitAcquisitionWrapper, aq_base
 from BTrees.OOBTree import OOBTree
 from persistent import Persistent
 
 from .. import diagnosis, fidelity, report, serializers
-from ..errors import NotSavedError, SerializationError
+from ..errors import NotSavedError
+from .references import References, Trace
 
 LAST_VALUES = frozenset({'_', '__', '___'})
-ATOMS: tuple[type, ...] = (type(None), int, float, bool, str, bytes, complex, type(Ellipsis), type(NotImplemented))
-IMMUTABLES: tuple[type, ...] = (*ATOMS, range, slice, tuple, frozenset, types.CodeType, types.BuiltinFunctionType, types.ModuleType,
-                                datetime.date, datetime.time, datetime.timedelta, datetime.tzinfo, decimal.Decimal,
-                                fractions.Fraction, uuid.UUID, pathlib.PurePath, re.Pattern)
 
 
 class Group(Persistent):
@@ -60,144 +47,6 @@ class StoredContext(Persistent):
         return [{'name': name, 'type': group.types.get(name, ''), 'size': len(group.data), 'cell': group.cell,
                  'shares': [other for other in group.names if other != name and other not in LAST_VALUES]}
                 for name, group in self.groups.items() if name not in LAST_VALUES]
-
-
-# ---------------------------------------------------------------- what is referred to
-class Kinds(dict[type, str]):
-    """What to do with an object of a type: atom, immutable, persistent, wrapper, class, function, other."""
-
-    def __missing__(self, kind: type) -> str:
-        self[kind] = found = self.find(kind)
-        return found
-
-    @staticmethod
-    def find(kind: type) -> str:
-        if kind in ATOMS:
-            return 'atom'
-        if kind in (ImplicitAcquisitionWrapper, ExplicitAcquisitionWrapper):
-            return 'wrapper'
-        for base, name in ((Persistent, 'persistent'), (type, 'class'), (types.FunctionType, 'function'), (IMMUTABLES, 'immutable')):
-            if issubclass(kind, base):
-                return name
-        shared = kind.__module__ == 'numpy' and kind.__name__ in ('ufunc', 'dtype') or 'numpy' in sys.modules and issubclass(
-            kind, (sys.modules['numpy'].generic, sys.modules['numpy'].dtype))
-        return 'immutable' if shared or issubclass(kind, enum.Enum) and kind.__module__ != '__main__' else 'other'
-
-
-class References:
-    """What is named in a variable's bytes rather than copied into them, and the way back.
-
-        ('namespace',)            the dict of `__main__`, or the module itself: ('module',)
-        ('environment', name)     an object that a setup provides
-        ('injected', name)        `environment` and its kin
-        ('document', path, oid)   an object of the database with its acquisition
-        ('persistent', oid)       one without
-    """
-
-    def __init__(self, module: types.ModuleType, application: Any, injected: Mapping[str, object]) -> None:
-        self.module, self.application, self.injected = module, application, injected
-        self.provided: Mapping[str, object] = {}
-        self.kinds = Kinds()
-        self.named: dict[int, tuple[object, ...]] = {}
-
-    def provide(self, provided: Mapping[str, object]) -> None:
-        """From here on `provided` is what the environment provides, by name."""
-        self.provided = provided
-        self.named = {id(value): ('environment', name) for name, value in provided.items()
-                      if self.kinds[type(value)] not in ('atom', 'wrapper') and value != ()}
-        self.named.update((id(value), ('injected', name)) for name, value in self.injected.items())
-        self.named[id(self.module.__dict__)] = ('namespace',)
-        self.named[id(self.module)] = ('module',)
-
-    def __call__(self, value: object) -> tuple[object, ...] | None:
-        kind = self.kinds[type(value)]
-        if kind == 'atom':
-            return None
-        if kind == 'wrapper' or kind == 'persistent':
-            return self.named.get(id(value)) or self.database(value, kind)
-        return self.named.get(id(value))
-
-    def database(self, value: Any, kind: str) -> tuple[object, ...] | None:
-        base = aq_base(value)
-        if not isinstance(base, Persistent):
-            return None
-        connection = self.application._p_jar
-        if base._p_jar is None and kind == 'persistent':
-            return None  # never was in the database: a value like others
-        if base._p_jar is not None and base._p_jar is not connection:
-            raise SerializationError('an object of another database connection')
-        if kind == 'persistent':
-            return ('persistent', base._p_oid)
-        path = '/'.join(value.getPhysicalPath())
-        if base._p_jar is None:
-            if aq_base(self.application.unrestrictedTraverse(path, None)) is not base:
-                raise SerializationError('a document that is not in the database: nothing contains it, or its creation was rolled back')
-            connection.add(base)
-        return ('document', path, base._p_oid)
-
-    def resolve(self, reference: Any) -> Any:
-        kind, *rest = reference
-        return getattr(self, f'resolve_{kind}')(*rest)
-
-    def resolve_namespace(self) -> dict[str, Any]:
-        return self.module.__dict__
-
-    def resolve_module(self) -> types.ModuleType:
-        return self.module
-
-    def resolve_environment(self, name: str) -> object:
-        if name not in self.provided:
-            raise NotSavedError(f'it refers to {name!r}, which the environment provided then and does not provide now')
-        return self.provided[name]
-
-    def resolve_injected(self, name: str) -> object:
-        return self.injected[name]
-
-    def resolve_document(self, path: str, oid: bytes) -> object:
-        document = self.application.unrestrictedTraverse(path, None)
-        if document is None or aq_base(document)._p_oid != oid:
-            raise NotSavedError(f'the document {path} has been moved or deleted')
-        return document
-
-    def resolve_persistent(self, oid: bytes) -> object:
-        return self.application._p_jar.get(oid)
-
-
-class Trace:
-    """The `reference` of one dump: refers to what has a name, and notes the rest."""
-
-    def __init__(self, references: References) -> None:
-        self.references = references
-        self.visited: list[object] = []  # kept alive: ids of temporary objects must not be used again
-
-    def __call__(self, value: object) -> tuple[object, ...] | None:
-        if type(value) in ATOMS:
-            return None
-        reference = self.references(value)
-        if reference is None:
-            self.visited.append(value)
-        return reference
-
-    def mutable(self) -> set[int]:
-        """Ids of the visited objects that a change through one variable would show in another."""
-        kinds, main = self.references.kinds, self.references.module.__dict__
-        ids = set()
-        for value in self.visited:
-            kind = kinds[type(value)]
-            if kind == 'other' or kind == 'persistent':
-                ids.add(id(value))
-            elif kind == 'class' and getattr(value, '__module__', '') == '__main__':
-                ids.add(id(value))
-            elif kind == 'function' and getattr(value, '__globals__', None) is main:
-                ids.add(id(value))
-        return ids - everybodys()
-
-
-def everybodys() -> set[int]:
-    """Objects of a library's classes that stand in the state of every instance: sharing them joins nothing."""
-    pandas = sys.modules.get('pandas')
-    kinds: list[Any] = [getattr(pandas, name, None) for name in ('DataFrame', 'Series')]
-    return {id(kind._metadata) for kind in kinds if hasattr(kind, '_metadata')}
 
 
 # ---------------------------------------------------------------- the namespace of a cell
@@ -240,6 +89,7 @@ class Context:
         self.namespace = references.module.__dict__
         self.values: dict[str, object] = {}
         self.failed: dict[str, str] = {}  # name -> why it cannot be loaded
+        self.filled = False  # before that no code of the cell has run: a name that is not there has not been deleted
         self.placeholders: set[str] = set()  # lost names that the cell may delete
         self.reasons: dict[str, str] = dict(stored.lost.items())
         if self.reasons:
@@ -277,6 +127,7 @@ class Context:
             if name in self.reasons and name not in self.namespace:
                 self.namespace[name] = LOST
                 self.placeholders.add(name)
+        self.filled = True
 
     def load(self, group: Group) -> None:
         try:
@@ -293,8 +144,10 @@ class Context:
     # ------------------------------------------------------------ save
     def save(self, mine: Mapping[str, object], cell: int, suggest: Callable[[str], str]) -> Saved:
         """Write the variables `mine` and forget those that are gone. `suggest`: the code that would provide a variable instead."""
-        values = {name: value for name, value in mine.items() if value is not LOST}
         result = Saved()
+        if not self.filled:
+            return result
+        values = {name: value for name, value in mine.items() if value is not LOST}
         dumps = self.dump_all(values, result, suggest)
         for dump in dumps:
             self.write(dump, values, cell)

@@ -24,10 +24,11 @@ from types import FrameType
 from typing import TYPE_CHECKING, TextIO
 
 from .. import wire
+from .shell import CellShell, name_and_text
 
 if TYPE_CHECKING:
-    from .notebook import DataNotebookLine, Notebooks, OpenNotebook
-    from .shell import CellShell
+    from .cell import Notebooks, OpenNotebook
+    from .notebook import DataNotebookLine
 
 EVENT, REPLY = b'E', b'R'
 FAULT = 70  # exit code, as in sysexits.h: an internal error
@@ -98,7 +99,7 @@ class Record:
 
 
 class Executor:
-    def __init__(self, connection: Connection, notebooks: 'Notebooks', shell: 'CellShell', log: TextIO) -> None:
+    def __init__(self, connection: Connection, notebooks: 'Notebooks', shell: CellShell, log: TextIO) -> None:
         self.connection, self.notebooks, self.shell, self.log = connection, notebooks, shell, log
         self.busy = False
         self.record = Record()
@@ -160,7 +161,8 @@ class Executor:
         self.shell.error = None
         try:
             with contextlib.suppress(KeyboardInterrupt), self.interrupts.allowed():  # one that comes just before or after
-                error = self.shell.run(request.python_expression, notebook.count, notebook.flags)
+                nothing = request.pull and not request.python_expression.strip()  # for which IPython would not load the variables
+                error = self.shell.run('pass' if nothing else request.python_expression, notebook.count, notebook.flags)
                 if request.pull and error is None:
                     self.emit(self.pulled(request.pull, notebook))
             if self.shell.error is None and error is not None:  # interrupted before the shell could show it
@@ -196,14 +198,6 @@ class Executor:
         reply = wire.execute_reply('error' if ename else 'ok', not conflict, request.request_id, ename=ename, evalue=evalue,
                                    node=self.notebooks.node, execution_count=notebook.count, times=times)
         return b''.join([*report, wire.encode(reply)])
-
-
-def name_and_text(error: BaseException) -> tuple[str, str]:
-    """The class and the text of an error whose `str` may itself raise."""
-    try:
-        return type(error).__name__, str(error)
-    except Exception as raised:
-        return type(error).__name__, f'<no text: __str__ raised {type(raised).__name__}>'
 
 
 def main(connection: Connection, outputs: tuple[Connection, ...], make_notebooks: 'Callable[[], Notebooks]') -> None:

@@ -16,7 +16,7 @@ import zodburi  # noqa: E402,F401
 import Zope2  # noqa: E402,F401
 import ZPublisher.HTTPRequest  # noqa: E402,F401
 
-from . import context, executor, notebook, portal  # noqa: E402,F401
+from . import cell, executor, portal  # noqa: E402,F401
 from .shell import CellShell  # noqa: E402
 
 try:

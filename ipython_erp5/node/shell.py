@@ -32,7 +32,6 @@ from traitlets.config import Config
 
 from .. import wire
 from ..errors import ERP5Error
-from .executor import name_and_text
 from .source import cell_filename, cell_number
 
 Emit = Callable[[wire.Message], None]
@@ -140,6 +139,7 @@ class CellShell(InteractiveShell):
     display_pub_class = Publisher
     compiler_class = Compiler
     compile: Compiler
+    system = InteractiveShell.system_piped
     hidden_names: ClassVar[tuple[str, ...]] = ('_ih', '_oh', '_dh', 'In', 'Out', 'get_ipython', 'exit', 'quit', 'open')
 
     def __init__(self, **kwargs: Any) -> None:
@@ -160,11 +160,10 @@ class CellShell(InteractiveShell):
         self.hidden = {name: self.user_ns[name] for name in self.hidden_names}
         self.neutral = self.user_module
         self.stdout, self.stderr = (Stream(name, lambda message: self.emit(message)) for name in ('stdout', 'stderr'))
-        self.system = self.system_piped
         atexit.unregister(self.atexit_operations)  # would reset the namespace when an executor ends
         builtins.input = refuse_input
         self.update_cache = linecache.updatecache
-        linecache.updatecache = self.update_linecache
+        setattr(linecache, 'updatecache', self.update_linecache)  # noqa: B010 - the module's own callers look it up there
 
     def update_linecache(self, filename: str, module_globals: Any = None) -> list[str]:
         """The source of an earlier cell, for tracebacks and `inspect.getsource`, out of the notebook's history."""
@@ -173,7 +172,7 @@ class CellShell(InteractiveShell):
         if number is None or not source:
             return self.update_cache(filename, module_globals)
         self.compile.cache(self.transform_cell(source), number)
-        return linecache.cache[filename][2]
+        return linecache.getlines(filename)
 
     def ask_exit(self) -> None:
         print('A cell has no process of its own to leave: %erp5_disconnect ends the session.', file=sys.stderr)
@@ -304,6 +303,14 @@ class CellShell(InteractiveShell):
         if self.error is None:
             self.emit(wire.error(name, name_and_text(evalue)[1], [stb] if isinstance(stb, str) else stb))
         self.error = evalue
+
+
+def name_and_text(error: BaseException) -> tuple[str, str]:
+    """The class and the text of an error whose `str` may itself raise."""
+    try:
+        return type(error).__name__, str(error)
+    except Exception as raised:
+        return type(error).__name__, f'<no text: __str__ raised {type(raised).__name__}>'
 
 
 def keep_leading_lines(lines: list[str]) -> list[str]:
