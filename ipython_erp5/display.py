@@ -18,6 +18,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from . import wire
 
 QUIET, NORMAL, VERBOSE = 0, 1, 2
+COLORS = re.compile(r'\x1b\[[0-9;]*m')
 
 
 class RemoteResult:
@@ -96,6 +97,11 @@ def write(name: str, text: str) -> None:
         stream.write(text)
         if not hasattr(stream, 'flush_interval'):   # a kernel's sends every 0.2 s; flushing it waits for its thread
             stream.flush()
+
+
+def without_colors(text: str) -> str:
+    """The text without a terminal's escape sequences for colours."""
+    return COLORS.sub('', text)
 
 
 # ---------------------------------------------------------------- lists

@@ -7,6 +7,7 @@
 Stored pickles name the `load_…` functions of this module and their arguments: they stay as they are for ever.
 """
 
+import copyreg
 import functools
 import importlib
 import sys
@@ -156,6 +157,22 @@ def load_cached(function: Callable[..., Any], parameters: dict[str, Any]) -> Any
 def reduce_stream(obj: object) -> tuple[Any, ...] | None:
     """The streams that every process has under the same name; None for anything else."""
     return next(((getattr, (sys, name)) for name in ('stdout', 'stderr') if obj is getattr(sys, name)), None)
+
+
+def reduce_exception(obj: object) -> tuple[Any, ...] | None:
+    """An exception whose class has an `__init__` of its own, without calling that again: its parameters are not what `args` has.
+
+    None for anything else, for classes that say themselves how they are reduced, and where C keeps more than `args`.
+    """
+    kind = type(obj)
+    if not isinstance(obj, BaseException) or type(kind.__init__) is not types.FunctionType or type(kind.__new__) is types.FunctionType:
+        return None
+    if kind.__reduce__ is not BaseException.__reduce__ or kind.__reduce_ex__ is not object.__reduce_ex__:
+        return None
+    base = next(base for base in kind.__mro__ if base.__module__ == 'builtins')
+    if base.__basicsize__ != BaseException.__basicsize__:
+        return None
+    return getattr(copyreg, '__newobj__'), (kind, *obj.args), vars(obj) or None
 
 
 # cloudpickle's own reductions of these copy what is shared, or let a process crash or change

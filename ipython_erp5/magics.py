@@ -26,8 +26,8 @@ from IPython.core.magic import Magics, line_cell_magic, line_magic, magics_class
 from IPython.core.magic_arguments import argument, magic_arguments
 from traitlets import Bool, Enum, Float, List, Unicode
 
-from .display import NORMAL, QUIET, VERBOSE, Display, fields, table, write
-from .errors import NotConnectedError, OptionError, UnsupportedError
+from .display import NORMAL, QUIET, VERBOSE, Display, fields, table, without_colors, write
+from .errors import NotConnectedError, OptionError, RemoteError, UnsupportedError
 
 if TYPE_CHECKING:
     from .connections import Connection
@@ -97,15 +97,24 @@ class ERP5Magics(Magics):
             if getattr(options, name):
                 raise UnsupportedError(f'%%erp5 --{name} is not available in this version: leave it out')
         display = Display(self.shell, self.feedback)
-        self._session(options.connection).execute(cell, store_history=not options.no_history, on_message=display.take)
+        self._execute(self._session(options.connection), cell, display, store_history=not options.no_history)
         return display.result
 
     def _evaluate(self, expression: str) -> Any:
         if not expression.strip():
             raise OptionError('%erp5 needs an expression, such as: %erp5 context.getTitle(). A whole cell goes below %%erp5')
         session, display = self._session(), Display(self.shell, self.feedback)
-        reply = session.execute(expression, pull='_', on_message=display.take)
+        reply = self._execute(session, expression, display, pull='_')
         return None if display.result is None else pulled(session, reply, display.result)
+
+    def _execute(self, session: 'Session', code: str, display: Display, **options: Any) -> 'Reply':
+        """Run it and show it. A shell without colours gets the remote traceback without them."""
+        try:
+            return session.execute(code, on_message=display.take, **options)
+        except RemoteError as error:
+            if self.shell.colors == 'nocolor':
+                error.traceback = [without_colors(line) for line in error.traceback]
+            raise
 
     # ------------------------------------------------------------ connections
     @no_var_expand

@@ -32,7 +32,7 @@ from typing import Any, ClassVar, Protocol
 
 from .errors import ERP5Error, SerializationError, UnsupportedError
 from .fidelity import error_text, unfaithful, unfaithful_kind
-from .live import MAIN, REDUCERS, is_definition, load_namespace, reduce_definition, reduce_stream, stand_in
+from .live import MAIN, REDUCERS, is_definition, load_namespace, reduce_definition, reduce_exception, reduce_stream, stand_in
 
 Reference = Callable[[object], object | None]
 Resolve = Callable[[Any], object]
@@ -252,7 +252,7 @@ def _cloudpickler() -> Any:
             if is_definition(obj):
                 return reduce_definition(obj, super().reducer_override(obj))
             self.refusal.check(obj)
-            return reduce_stream(obj) or NotImplemented
+            return reduce_stream(obj) or reduce_exception(obj) or NotImplemented
 
     return LivePickler
 
@@ -320,7 +320,7 @@ def _dillers() -> tuple[Any, Any]:
             if type(obj) is types.ModuleType and sys.modules.get(obj.__name__) is obj:
                 return importlib.import_module, (obj.__name__,)
             self.refusal.check(obj)
-            return reduce_stream(obj) or NotImplemented
+            return reduce_stream(obj) or reduce_exception(obj) or NotImplemented
 
     class LiveUnpickler(dill.Unpickler):  # type: ignore[misc, name-defined]
         def __init__(self, file: io.BytesIO, resolve: Resolve, buffers: Iterable[Any] | None) -> None:

@@ -236,7 +236,7 @@ class Session:
     # ------------------------------------------------------------ values
     def pull(self, name: str) -> Any:
         """The value of a variable. SerializationError if it cannot travel, UnsupportedError if it may not be unpickled here."""
-        reply = self.execute('pass', pull=name, store_history=False)
+        reply = self.execute('pass', pull=name, store_history=False)   # an empty cell would load nothing
         if reply.pulled is None:
             raise UnsupportedError(f'{self.client.url} cannot send values')
         return self.value(reply.pulled)

@@ -49,8 +49,8 @@ class Setups:
 
     Made anew from what was stored whenever the database may have changed. `namespace` is the dict that cells run in.
     `dump(name, value)` raises SerializationError, `load(bytes)` gives the value back; `filename(cell)` is the name under which
-    that cell's code was compiled; `need(names)` loads stored variables; `source_of(function)` is the text of a function of an
-    earlier cell, or None.
+    that cell's code was compiled; `need(names)` loads stored variables; `source_of(code)` is the text of the function of an
+    earlier cell that the code object is of, or None.
     """
 
     def __init__(self, stored: Iterable[Setup], namespace: Given, *, dump: Callable[[str, object], bytes],
@@ -316,7 +316,7 @@ class Setups:
                    if (setup.kind, setup.name, setup.cell, setup.line) == ('function', code.co_name, cell, code.co_firstlineno)]
         if here or earlier:
             return [*here, *earlier][0]
-        text = self._source_of(function)
+        text = self._source_of(code)  # of the code: for a function `inspect` would look through its decorators
         return FunctionSource(code.co_name, text, now if cell is None else cell, code.co_firstlineno) if text else None
 
     def _cell_of(self, code: CodeType) -> int | None:
@@ -419,8 +419,8 @@ def checked(result: object, alias: str) -> Given:
         return {}
     for name in result:
         if not isinstance(name, str):
-            raise EnvironmentDefinitionError(f'the dict that the setup {alias!r} returned becomes variables, but its key {name!r} '
-                                             f'is a {type(name).__name__}: all keys must be strings.')
+            raise EnvironmentDefinitionError(f'The dict that the setup {alias!r} returned becomes variables, but its key '
+                                             f'{name!r} is a {type(name).__name__}: all keys must be strings.')
     return dict(result)
 
 

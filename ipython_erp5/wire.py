@@ -138,7 +138,7 @@ def decode(line: bytes | str) -> Message:
     """The message in a line; WireError if it is none."""
     try:
         message = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise WireError(f'expected a line of {NDJSON}, got {excerpt(line)}') from None
     if not isinstance(message, dict) or not isinstance(message.get('msg_type'), str):
         raise WireError(f'expected a JSON object with a msg_type, got {excerpt(line)}')

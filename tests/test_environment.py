@@ -61,8 +61,8 @@ PLACES = {
     'match': ('match x:\n    case 1:\n        import a\n    case _:\n        import b',
               'match x:\n    case 1:\n        import a\n        HOOK(0)\n    case _:\n        import b\n        HOOK(1)'),
     'future first': ('"doc"\nfrom __future__ import annotations\nfrom __future__ import division\nimport a',
-                     '"""doc"""\nfrom __future__ import annotations\nfrom __future__ import division\nHOOK(0)\nHOOK(1)\nimport a\n'
-                     'HOOK(2)'),
+                     '"""doc"""\nfrom __future__ import annotations\nfrom __future__ import division\nHOOK(0)\nHOOK(1)\n'
+                     'import a\nHOOK(2)'),
     'function': ('def f():\n    import a\n    from b import c', 'def f():\n    import a\n    from b import c'),
     'async function': ('async def f():\n    if x:\n        import a', 'async def f():\n    if x:\n        import a'),
     'class': ('class A:\n    import a\n    from b import c', 'class A:\n    import a\n    from b import c'),
@@ -141,7 +141,8 @@ def test_a_function_is_found_by_the_first_line_of_its_code():
 
 
 def test_without_its_text_a_cell_is_read_from_the_tree():
-    processed = process(ast.parse('\n@d\ndef f():  # lost\n  pass\nimport a'), '', 1, hook='h', shadowed=False, known=bool, flags=0)
+    tree = ast.parse('\n@d\ndef f():  # lost\n  pass\nimport a')
+    processed = process(tree, '', 1, hook='h', shadowed=False, known=bool, flags=0)
     assert processed.functions['f'][0].source == '@d\ndef f():\n    pass\n'
     assert processed.functions['f'][0].line == 2
     assert processed.imports[0].source == 'import a'
@@ -226,10 +227,10 @@ def test_what_is_right_or_only_running_can_tell_passes(source):
     assert ast.unparse(processed.tree).replace('HOOK(0)\n', '') == before
 
 
-@pytest.mark.parametrize('assignment', ['environment = x', 'import environment', 'from m import environment', 'import m as environment',
-                                        'def environment(): pass', 'class environment: pass', 'for environment in x: pass',
-                                        'with x as environment: pass', 'if (environment := x): pass', 'environment: int = 1',
-                                        'match x:\n    case environment: pass', 'try:\n    x\nexcept E as environment:\n    pass'])
+@pytest.mark.parametrize('assignment', [
+    'environment = x', 'import environment', 'from m import environment', 'import m as environment', 'def environment(): pass',
+    'class environment: pass', 'for environment in x: pass', 'with x as environment: pass', 'if (environment := x): pass',
+    'environment: int = 1', 'match x:\n    case environment: pass', 'try:\n    x\nexcept E as environment:\n    pass'])
 def test_another_environment_is_not_checked(assignment):
     processed = look(f'{assignment}\nenvironment.define(1)\nenvironment.undefine()')
     assert not processed.management_only
@@ -318,7 +319,8 @@ def test_any_cell_is_itself_plus_one_hook_for_each_setup(source):
     hooks = [node.args[0].value for node in ast.walk(processed.tree)
              if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == 'HOOK']
     assert sorted(hooks) == list(range(len(processed.imports)))
-    assert ast.dump(without_hooks(processed.tree), include_attributes=True) == ast.dump(ast.parse(source), include_attributes=True)
+    expected = ast.dump(ast.parse(source), include_attributes=True)
+    assert ast.dump(without_hooks(processed.tree), include_attributes=True) == expected
 
 
 @given(CELLS)
@@ -337,4 +339,5 @@ def test_every_source_is_where_it_says(source):
         assert isinstance(statement, (ast.Import, ast.ImportFrom))
         assert 'import' in lines[setup.line - 1]
     for function in (function for same in processed.functions.values() for function in same):
-        assert lines[function.line - 1:function.line - 1 + function.source.count('\n')] == function.source.rstrip('\n').split('\n')
+        first = function.line - 1
+        assert '\n'.join(lines[first:first + function.source.count('\n')]) + '\n' == function.source

@@ -72,8 +72,7 @@ class Notebook:
     def __init__(self):
         self.records, self.variables, self.sources, self.writes, self.last = [], {}, [None], 0, None
 
-    def source_of(self, function):
-        code = function.__code__
+    def source_of(self, code):
         for number, source in enumerate(self.sources):
             if code.co_filename == filename(number):
                 found = find_source(function_sources(ast.parse(source), Text(source), number).get(code.co_name, ()), code)
@@ -279,7 +278,8 @@ UNSUITABLE = {
     'wrapped': ('import functools\ndef load(): return {}\nload = functools.lru_cache(load)\nenvironment.define(load, "a")',
                 "'load' is wrapped by something"),
     'lambda': ('make = lambda: (lambda: {})\nload = make()\nenvironment.define(load, "a")', 'A lambda has no source'),
-    'builtin': ('load = getattr(__builtins__, "dir")\nenvironment.define(load, "a")', "'dir' was not written with `def` in a cell"),
+    'builtin': ('load = getattr(__builtins__, "dir")\nenvironment.define(load, "a")',
+                "'dir' was not written with `def` in a cell"),
     'of a module': ('from textwrap import dedent\nenvironment.define(dedent, "a")',
                     "'dedent' was not written.*comes from textwrap"),
     'class': ('class A: pass\nload = (A,)[0]\nenvironment.define(load, "a")', 'function as first argument. Got a type'),
@@ -368,8 +368,8 @@ def test_a_new_definition_makes_it_the_environments_again(notebook, again):
 def test_undefine_takes_back_what_was_provided_and_says_so(notebook, capsys):
     notebook.run(LOAD)
     namespace = notebook.run("environment.undefine('loaded')")
-    assert capsys.readouterr().out == ('load (loaded) was removed from the setup list. Variables it may have added to the context '
-                                       'and are not pickleable were automatically removed.\n')
+    assert capsys.readouterr().out == ('load (loaded) was removed from the setup list. Variables it may have added to the '
+                                       'context and are not pickleable were automatically removed.\n')
     assert not {'a', 'load'} & namespace.keys()
     assert not {'a', 'load'} & notebook.run('').keys()
     assert notebook.variables == {}
@@ -524,7 +524,7 @@ def test_every_module_of_one_statement(notebook):
 def test_a_missing_module_raises_in_place(notebook):
     with pytest.raises(ModuleNotFoundError, match='does_not_exist') as caught:
         notebook.run('x = 1\nimport does_not_exist')
-    assert caught.value.__traceback__.tb_next.tb_next.tb_lineno == 2
+    assert [frame.lineno for frame in traceback.extract_tb(caught.value.__traceback__) if frame.filename == '<cell 1>'] == [2]
     assert (notebook.aliases(), notebook.variables['x']) == ([], 1)
 
 
@@ -578,11 +578,10 @@ def test_star_imports_of_another_module_do_not_replace(notebook, modules):
 def test_relative_imports_keep_their_level(notebook, modules):
     modules('pkg/__init__', 'x = 1')
     modules('pkg.sub', 'y = 2')
-    with pytest.raises(ImportError, match='relative import'):
-        notebook.run('from . import x')
     notebook.run('environment.define(__package__="pkg")')
     notebook.run('from . import x\nfrom .sub import y\nfrom .sub import *')
-    assert [record['source'] for record in notebook.records[1:]] == ['from . import x', 'from .sub import y', 'from .sub import *']
+    sources = [record['source'] for record in notebook.records[1:]]
+    assert sources == ['from . import x', 'from .sub import y', 'from .sub import *']
     assert notebook.aliases()[1:] == ['x_setup', 'y_setup', '_dot_sub_ALL_setup']
     namespace = notebook.run('')
     assert (namespace['x'], namespace['y']) == (1, 2)

@@ -10,14 +10,12 @@ CELLS = {
 import asyncio, math, sys
 import sqlite3, threading
 import numpy as np
-import pandas as pd
-import matplotlib.pyplot as plt
 from collections import Counter, defaultdict
 from pathlib import PurePosixPath as Path
 np.arange(6).reshape(2, 3)
 ''',
     'imports are there': '''
-print(math.floor(math.e), np.float64(2) ** .5, pd.Series([1, 2]).sum(), Path('a') / 'b')
+print(math.floor(math.e), np.float64(2) ** .5, Path('a') / 'b')
 Counter('abracadabra').most_common(2)
 ''',
     'the last value': '(1, "two", {3: [4.0, None]}, b"5", {6})',
@@ -228,13 +226,13 @@ favourite is Colour.GREEN, Access.READ in access, {Colour.RED: 1}[Colour.RED], l
 ''',
     'special classes': '''
 from abc import ABC, abstractmethod
-class Registered(type):
-    known = []
+class Slugged(type):
     def __new__(meta, name, bases, body):
         cls = super().__new__(meta, name, bases, body)
-        Registered.known.append(name)
+        cls.slug = name.lower()
         return cls
-class Plugin(metaclass=Registered): pass
+    def __len__(cls): return len(cls.slug)
+class Plugin(metaclass=Slugged): pass
 class Abstract(ABC):
     @abstractmethod
     def run(self): ...
@@ -244,11 +242,11 @@ class Vector(list):
     def __add__(self, other): return Vector(a + b for a, b in zip(self, other))
     def __matmul__(self, other): return sum(a * b for a, b in zip(self, other))
 vector = Vector([1, 2, 3])
-vector + vector, vector @ vector, Registered.known, Concrete().run()
+vector + vector, vector @ vector, Plugin.slug, len(Plugin), Concrete().run()
 ''',
     'special classes later': '''
 class Other(Plugin): pass
-print(Registered.known, type(vector).__name__, vector @ vector, isinstance(Concrete(), Abstract))
+print(Other.slug, len(Other), type(vector).__name__, vector @ vector, isinstance(Concrete(), Abstract))
 Abstract()
 ''',
 
@@ -284,35 +282,6 @@ index
     'defaultdict later': 'index[7].append("missing")\nsorted(index.items()), type(index.default_factory).__name__',
     'an iterator': 'iterator = iter([10, 20, 30])\nnext(iterator)',
     'an iterator goes on': 'next(iterator), list(iterator)',
-
-    # ------------------------------------------------------------ numpy, pandas, figures
-    'numpy': '''
-rng = np.random.default_rng(0)
-matrix = rng.normal(size=(3, 3)).round(3)
-record = np.array([('a', 1), ('b', 2)], dtype=[('name', 'U3'), ('count', 'i4')])
-matrix
-''',
-    'numpy in place': 'matrix[0] = 0\nmatrix.T[2] += 1\nmatrix, record["count"].sum(), rng.integers(100, size=3)',
-    'numpy later': 'matrix.round(2).tolist(), matrix.flags.writeable, rng.integers(100, size=3), record.dtype',
-    'pandas': '''
-frame = pd.DataFrame({'city': ['Lille', 'Rennes', 'Lille', 'Brest'], 'when': pd.date_range('2024-01-01', periods=4),
-                      'sales': [1.5, 2.25, 3.0, np.nan]})
-frame
-''',
-    'pandas in place': 'frame["tax"] = frame.sales * .2\nframe.loc[3, "sales"] = 4\nby_city = frame.groupby("city").sales.agg(["sum", "count"])\nby_city',
-    'pandas later': 'print(frame.dtypes.astype(str).to_dict())\nframe.describe().round(2)',
-    'a series': 'frame.sales',
-    'a figure': 'plt.plot([1, 4, 9])\nplt.title("squares");',
-    'several figures': '''
-for power in (1, 2):
-    plt.figure(figsize=(2, power))
-    plt.plot([x ** power for x in range(5)])
-print('drawn')
-''',
-    'a figure as a value': 'figure, axes = plt.subplots(1, 2, figsize=(3, 2))\naxes[0].bar("ab", [1, 2])\nplt.close(figure)\nfigure',
-    'a figure later': 'figure.set_size_inches(2, 2)\naxes[1].plot([1, 2])\nfigure',
-    'a figure shown before a print': 'plt.figure(figsize=(1, 1))\nplt.show()\nprint("after")',
-    'a figure before an error': 'plt.figure(figsize=(1, 1))\nraise LookupError("with a figure")',
 
     # ------------------------------------------------------------ display
     'display objects': '''
@@ -419,4 +388,36 @@ next(generator), lock.locked(), beside
     'a lock inside later': 'container["a"]',
     'deleting and replacing them': 'del generator\nlock = "another value"\nlock',
     'replaced later': 'lock',
+
+    # ------------------------------------------------------------ numpy, pandas, figures
+    'numpy': '''
+rng = np.random.default_rng(0)
+matrix = rng.normal(size=(3, 3)).round(3)
+record = np.array([('a', 1), ('b', 2)], dtype=[('name', 'U3'), ('count', 'i4')])
+matrix
+''',
+    'numpy in place': 'matrix[0] = 0\nmatrix.T[2] += 1\nmatrix, record["count"].sum(), rng.integers(100, size=3)',
+    'numpy later': 'matrix.round(2).tolist(), matrix.flags.writeable, rng.integers(100, size=3), record.dtype',
+    'pandas': '''
+import pandas as pd
+import matplotlib.pyplot as plt
+frame = pd.DataFrame({'city': ['Lille', 'Rennes', 'Lille', 'Brest'], 'when': pd.date_range('2024-01-01', periods=4),
+                      'sales': [1.5, 2.25, 3.0, np.nan]})
+frame
+''',
+    'pandas in place': 'frame["tax"] = frame.sales * .2\nframe.loc[3, "sales"] = 4\nby_city = frame.groupby("city").sales.agg(["sum", "count"])\nby_city',
+    'pandas later': 'print(frame.dtypes.astype(str).to_dict())\nframe.describe().round(2)',
+    'a series': 'frame.sales',
+    'a figure': 'plt.plot([1, 4, 9])\nplt.title("squares");',
+    'several figures': '''
+for power in (1, 2):
+    plt.figure(figsize=(2, power))
+    plt.plot([x ** power for x in range(5)])
+print('drawn')
+''',
+    'a figure as a value': 'figure, axes = plt.subplots(1, 2, figsize=(3, 2))\naxes[0].bar("ab", [1, 2])\nplt.close(figure)\nfigure',
+    'a figure later': 'figure.set_size_inches(2, 2)\naxes[1].plot([1, 2])\nfigure',
+    'figures deleted': 'del figure, axes\nimport gc\n"figure" in globals()',
+    'a figure shown before a print': 'plt.figure(figsize=(1, 1))\nplt.show()\nprint("after")',
+    'a figure before an error': 'plt.figure(figsize=(1, 1))\nraise LookupError("with a figure")',
 }

@@ -174,7 +174,7 @@ class Executor:
     def pulled(self, name: str, notebook: 'OpenNotebook') -> wire.Message:
         """The value of a variable, or of the last expression (`_`), on its way to the client."""
         if name != '_' and name not in notebook.namespace:
-            return wire.not_pulled(name, 'there is no variable of this name')
+            return wire.not_pulled(name, notebook.context.reasons.get(name, 'there is no variable of this name'))
         value = self.shell.last_value if name == '_' else notebook.namespace[name]
         literal = notebook.literal(value)
         if literal is not None:

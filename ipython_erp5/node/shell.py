@@ -17,6 +17,7 @@ import linecache
 import sys
 import traceback
 import types
+import warnings
 from base64 import b64encode
 from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
@@ -28,6 +29,7 @@ from IPython.core.displaypub import DisplayPublisher
 from IPython.core.error import InputRejected, StdinNotImplementedError, UsageError
 from IPython.core.inputtransformer2 import leading_empty_lines
 from IPython.core.interactiveshell import ExecutionResult, InteractiveShell
+from IPython.core.pylabtools import print_figure
 from traitlets.config import Config
 
 from .. import wire
@@ -158,12 +160,19 @@ class CellShell(InteractiveShell):
         self.input_transformers_cleanup[:] = [keep_leading_lines if transform is leading_empty_lines else transform
                                               for transform in self.input_transformers_cleanup]
         self.hidden = {name: self.user_ns[name] for name in self.hidden_names}
+        self.show_figures()
         self.neutral = self.user_module
         self.stdout, self.stderr = (Stream(name, lambda message: self.emit(message)) for name in ('stdout', 'stderr'))
         atexit.unregister(self.atexit_operations)  # would reset the namespace when an executor ends
         builtins.input = refuse_input
+        warnings.filterwarnings('ignore', "To exit: use 'exit'")  # IPython says so of a SystemExit; here there is nothing to leave
         self.update_cache = linecache.updatecache
         setattr(linecache, 'updatecache', self.update_linecache)  # noqa: B010 - the module's own callers look it up there
+
+    def show_figures(self) -> None:
+        """A figure of an earlier cell is a value with a picture, also where pyplot, which sees to that, has made none yet."""
+        picture = functools.partial(print_figure, fmt='png', base64=True, bbox_inches='tight')
+        self.display_formatter.formatters['image/png'].for_type_by_name('matplotlib.figure', 'Figure', picture)
 
     def update_linecache(self, filename: str, module_globals: Any = None) -> list[str]:
         """The source of an earlier cell, for tracebacks and `inspect.getsource`, out of the notebook's history."""
