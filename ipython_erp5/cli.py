@@ -24,7 +24,7 @@ from traitlets import Enum, Int, Unicode
 from traitlets.config import Application
 from traitlets.config.loader import KVArgParseConfigLoader
 
-from . import local_node
+from . import __version__, local_node
 from .errors import ERP5Error, NodeError
 from .local_node import Node
 
@@ -157,6 +157,7 @@ class Status(Command):
 
 class NodeManager(Application):
     name = NAME
+    version = __version__
     description = 'A node of an ERP5-like cluster for IPython: serve, start, stop, status.'
 
     # Made by functions: traitlets makes a class a singleton, and then `main` could run only once in a process.

@@ -46,6 +46,7 @@ class Sessions:
 
     by_name: dict[str, 'Session'] = dataclasses.field(default_factory=dict)
     default: str = ''
+    left: bool = False  # the user has disconnected: nothing connects by itself any more
 
 
 # Outside of the extension's own life, so that %reload_ext finds the sessions again; gone with the shell.
@@ -144,6 +145,7 @@ class ERP5Magics(Magics):
         session.close()
         del self.sessions.by_name[name]
         self.sessions.default = next(reversed(self.sessions.by_name), '')
+        self.sessions.left = True
         self._tell(f'Disconnected from {described(session)}\n')
 
     def _connect(self, target: str | None, options: Namespace | None = None) -> 'Session':
@@ -152,10 +154,12 @@ class ERP5Magics(Magics):
         trusted = connection.url.rstrip('/') in [site.rstrip('/') for site in self.trusted_sites]
         session = open_session(connection, trusted=trusted, timeout=self.timeout)
         known = session.check()
+        serializer = serializer_of(session)
+        self.sessions.left = False
         self.sessions.by_name.pop(connection.name, None)
         self.sessions.by_name[connection.name] = session
         self.sessions.default = connection.name
-        kept = f"({'existing' if known else 'new'}), serializer {serializer_of(session)}"
+        kept = f"({'existing' if known else 'new'}), serializer {serializer}"
         self._tell(f'Connected: {described(session)} {kept}\n')
         return session
 
@@ -178,7 +182,7 @@ class ERP5Magics(Magics):
         """The session of that name, or the default one; a first one is connected if there is none."""
         if (name or self.sessions.default) in self.sessions.by_name:
             return self.sessions.by_name[name or self.sessions.default]
-        if not self.autoconnect:
+        if not self.autoconnect or self.sessions.left:
             return self._existing(name or '')
         return self._connect(name)
 
@@ -216,7 +220,7 @@ class ERP5Magics(Magics):
         rows = [(v.get('name'), v.get('type'), v.get('size'), v.get('cell'), ', '.join(v.get('shares') or ()))
                 for v in context.get('variables') or ()]
         write('stdout', table(('name', 'type', 'bytes', 'cell', 'shares with'), rows) if rows else 'No variables.\n')
-        lost = [(item.get('name'), str(item.get('reason')).partition('\n')[0]) for item in context.get('not_saved') or ()]
+        lost = [(item.get('name'), item.get('reason')) for item in context.get('not_saved') or ()]
         if lost:
             write('stdout', '\n' + table(('not saved', 'reason'), lost))
 
@@ -256,10 +260,15 @@ def pulled(session: 'Session', reply: 'Reply', shown: Any) -> Any:
 
 
 def serializer_of(session: 'Session') -> str:
-    """The one that was asked for, else the one that the notebook has, or will have."""
-    if session.serializer or session.status() is None:
+    """The one that was asked for, if the node has it, else the one that the notebook has, or will have."""
+    status = session.status()
+    if status is None:
         return session.serializer or 'of the site'
-    return str(session.context().get('serializer') or DEFAULT_SERIALIZER)
+    known = status.get('serializers') or [session.serializer]
+    if session.serializer and session.serializer not in known:
+        raise OptionError(f'the node has no serializer {session.serializer!r}{did_you_mean(session.serializer, known)}: '
+                          f'it has {", ".join(known)}')
+    return session.serializer or str(session.context().get('serializer') or DEFAULT_SERIALIZER)
 
 
 def described(session: 'Session') -> str:

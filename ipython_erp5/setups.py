@@ -11,24 +11,20 @@ user's.
 Not promised: to keep what a function closes over, or a wrapper that its source does not show; both are errors.
 """
 
-import __future__
-
 import ast
 import difflib
 import importlib
 import reprlib
-import sys
 import textwrap
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import lru_cache
-from inspect import CO_ASYNC_GENERATOR, CO_COROUTINE, CO_GENERATOR
-from types import CodeType, FrameType, FunctionType, TracebackType
+from types import TracebackType
 from typing import Any
 
-from .environment import (ARITY, EMPTY, HOW_TO_DEFINE, MIXED, NOT_A_FUNCTION, NOT_AN_ALIAS, NOT_TEXT, WHY_ASYNC, WHY_LAMBDA,
-                          FunctionSource, Processed, Setup, find_source, future_flags)
+from . import written
+from .environment import ARITY, EMPTY, HOW_TO_DEFINE, MIXED, NOT_AN_ALIAS, NOT_TEXT, Processed, Setup, future_flags
 from .errors import EnvironmentDefinitionError, EnvironmentSetupError, EnvironmentUndefineError, SerializationError
 
 IMPORTED = ('WARNING: You imported from the modules {} without using the environment object, which is not recomended. '
@@ -38,8 +34,6 @@ REMOVED = ('{} ({}) was removed from the setup list. Variables it may have added
 UNKNOWN = "Trying to remove non existing function/variable from environment: '{}'"
 FAILED = 'An error happened when trying to run the one of your setup functions:'
 
-# What of a function's flags makes a setup: CO_NESTED is among the features' flags, and says something else.
-FUTURES = sum({getattr(__future__, name).compiler_flag for name in __future__.all_feature_names if name != 'nested_scopes'})
 ABSENT = object()
 Given = dict[str, object]
 
@@ -62,8 +56,8 @@ class Setups:
         self._setups = {setup.alias: setup for setup in stored}
         self._before = tuple(self._setups.values())
         self._given: dict[str, Given] = {}
-        self._dump, self._load, self._filename, self._need, self._source_of = dump, load, filename, need, source_of
-        self._processed: list[Processed] = []
+        self._dump, self._load, self._filename, self._need = dump, load, filename, need
+        self._written = written.Written(namespace, filename=filename, source_of=source_of)
         self._imported: list[str] = []
 
     # ------------------------------------------------------------ what there is
@@ -111,10 +105,9 @@ class Setups:
     # ------------------------------------------------------------ before a cell
     def begin(self, processed: Processed) -> None:
         """From here on the cell's imports and functions are these; called again for code that a magic of the cell runs."""
-        if self._processed and self._processed[-1].cell != processed.cell:
-            self._processed.clear()
+        if processed.cell != self._written.cell:
             self._imported.clear()
-        self._processed.append(processed)
+        self._written.begin(processed)
 
     def run(self, tolerant: bool = False) -> None:
         """Run all setups in order. The first that fails raises EnvironmentSetupError; if `tolerant`, all go to `failures`."""
@@ -140,18 +133,15 @@ class Setups:
         return {setup.name: self._load(setup.value)}
 
     def _run_import(self, setup: Setup) -> Given:
-        exec(self._compiled(setup)[0], self.namespace)
+        exec(self._written.compiled(setup)[0], self.namespace)
         return self._given_by_import(setup)
 
     def _run_function(self, setup: Setup) -> Given:
-        code, names = self._compiled(setup)
+        code, names = self._written.compiled(setup)
         self._need_all(names - {setup.name})
         exec(code, self.namespace)
         function: Any = self.namespace[setup.name]
         return {setup.name: function, **checked(function(), setup.alias)}
-
-    def _compiled(self, setup: Setup) -> tuple[CodeType, frozenset[str]]:
-        return compiled(setup.source, setup.line, setup.flags, self._filename(setup.cell))
 
     def _need_all(self, names: frozenset[str]) -> None:
         missing = names - self.namespace.keys()
@@ -160,7 +150,7 @@ class Setups:
 
     def _failure(self, setup: Setup, error: BaseException) -> EnvironmentSetupError:
         """What to tell about a setup that failed; `error` keeps the frames of the setup, not ours."""
-        frames = without_this_file(error.__traceback__)
+        frames = without_our_files(error.__traceback__)
         lines = [line for frame, line in traceback.walk_tb(frames) if frame.f_code.co_filename == self._filename(setup.cell)]
         place = f' at line {lines[-1]}' if lines else ''
         error.with_traceback(frames)
@@ -210,16 +200,16 @@ class Setups:
 
     def define_function(self, function: Any, alias: str) -> None:
         """Run it now, and before every later cell. What it raises is raised, and then it is not kept."""
-        source, flags = self._source(function)
+        source, flags = self._written.source(function, self._setups.values())
         setup = Setup(alias, 'function', source.name, source.source, source.cell, source.line, flags)
-        self._need_all(self._compiled(setup)[1])
+        self._need_all(self._written.compiled(setup)[1])
         given = checked(function(), alias)
         own = {source.name: function} if self.namespace.get(source.name) is function else {}
         self._keep(setup, {**own, **given})
 
     def define_values(self, values: Mapping[str, object]) -> None:
         """Keep values, all or none of them."""
-        cell, line = self._processed[-1].cell if self._processed else 0, self._line()
+        cell, line = self._written.cell, self._written.line()
         setups = [Setup(name, 'value', name, '', cell, line, 0, (name,), self._dumped(name, value))
                   for name, value in values.items()]
         for setup in setups:
@@ -286,52 +276,6 @@ class Setups:
         values = (self._given[alias][name] for alias in reversed(self._setups) if name in self._given.get(alias, {}))
         return next(values, ABSENT)
 
-    # ------------------------------------------------------------ sources
-    def _source(self, function: Any) -> tuple[FunctionSource, int]:
-        """The text of a function as written, and its compiler flags; EnvironmentDefinitionError if there is none that can run."""
-        if not callable(function) or isinstance(function, type):
-            raise EnvironmentDefinitionError(f'{NOT_A_FUNCTION} Got a {type(function).__name__}: write {HOW_TO_DEFINE}.')
-        found = [(inner, source) for inner in functions_inside(function) if (source := self._written(inner))]
-        plain = [pair for pair in found if pair[0] is function and not pair[0].__code__.co_freevars]
-        decorated = [pair for pair in found if pair[0] is not function and pair[1].source.lstrip().startswith('@')]
-        chosen = [*plain, *sorted(decorated, key=lambda pair: self.namespace.get(pair[1].name) is not function), *found[:1]]
-        if not chosen:
-            raise EnvironmentDefinitionError(no_source(function))
-        inner, source = chosen[0]
-        problem = unsuitable(inner, wrapped=inner is not function and not decorated)
-        if problem:
-            raise EnvironmentDefinitionError(f'{NOT_A_FUNCTION} {source.name!r} {problem}')
-        return source, inner.__code__.co_flags & FUTURES
-
-    def _written(self, function: FunctionType) -> FunctionSource | None:
-        """Where a function was written: in this cell, in the source of a setup, or in an earlier cell."""
-        code, cell = function.__code__, self._cell_of(function.__code__)
-        foreign = cell is None and function.__globals__ is not self.namespace
-        if foreign or code.co_name == '<lambda>':
-            return None
-        now = self._processed[-1].cell if self._processed else 0
-        here = [found for processed in reversed(self._processed) if cell in (None, now)
-                if (found := find_source(processed.functions.get(code.co_name, ()), code))]
-        earlier = [FunctionSource(setup.name, setup.source, setup.cell, setup.line) for setup in self._setups.values()
-                   if (setup.kind, setup.name, setup.cell, setup.line) == ('function', code.co_name, cell, code.co_firstlineno)]
-        if here or earlier:
-            return [*here, *earlier][0]
-        text = self._source_of(code)  # of the code: for a function `inspect` would look through its decorators
-        return FunctionSource(code.co_name, text, now if cell is None else cell, code.co_firstlineno) if text else None
-
-    def _cell_of(self, code: CodeType) -> int | None:
-        """The cell that code was compiled for; None for what a magic compiles, under a name of its own."""
-        last = self._processed[-1].cell if self._processed else 0
-        return next((cell for cell in range(last, -1, -1) if self._filename(cell) == code.co_filename), None)
-
-    def _line(self) -> int:
-        """The line of the cell that is being run."""
-        filename = self._filename(self._processed[-1].cell) if self._processed else ''
-        frame: FrameType | None = sys._getframe(1)
-        while frame is not None and frame.f_code.co_filename != filename:
-            frame = frame.f_back
-        return frame.f_lineno if frame is not None else 1
-
 
 class Environment:
     """What runs before every later cell, in whichever process that is.
@@ -382,15 +326,6 @@ class Environment:
 
 # ---------------------------------------------------------------- code
 @lru_cache(maxsize=1024)
-def compiled(source: str, line: int, flags: int, filename: str) -> tuple[CodeType, frozenset[str]]:
-    """The code of a setup, with the lines of its cell, and the names in it. Indented text stays so: strings may be in it."""
-    head = '\n' * (line - 2) + 'if True:\n' if source[:1] in (' ', '\t') else '\n' * (line - 1)
-    tree = compile(head + source, filename, 'exec', flags | ast.PyCF_ONLY_AST, dont_inherit=True)
-    names = frozenset(node.id for node in ast.walk(tree) if isinstance(node, ast.Name))
-    return compile(tree, filename, 'exec', flags, dont_inherit=True), names
-
-
-@lru_cache(maxsize=1024)
 def parsed(source: str) -> ast.Module:
     return ast.parse(source)
 
@@ -424,56 +359,11 @@ def checked(result: object, alias: str) -> Given:
     return dict(result)
 
 
-def functions_inside(function: object) -> Iterator[FunctionType]:
-    """A function, then those that decorators have put it around: what they say they wrap, and what they close over."""
-    pending, seen = [function], set()
-    while pending:
-        inner = pending.pop(0)
-        if id(inner) in seen:
-            continue
-        seen.add(id(inner))
-        pending.append(getattr(inner, '__wrapped__', None))
-        if isinstance(inner, FunctionType):
-            yield inner
-            pending += [content for cell in inner.__closure__ or () if isinstance(content := contents(cell), FunctionType)]
-
-
-def contents(cell: Any) -> object:
-    try:
-        return cell.cell_contents
-    except ValueError:  # not yet assigned
-        return None
-
-
-def unsuitable(function: FunctionType, wrapped: bool) -> str:
-    """Why a function whose source is known cannot be a setup."""
-    code = function.__code__
-    if code.co_flags & (CO_COROUTINE | CO_ASYNC_GENERATOR):
-        return f'is an async function. {WHY_ASYNC}'
-    if code.co_flags & CO_GENERATOR:
-        return 'is a generator function: calling it would run nothing of it. Return a dict instead of yielding.'
-    if wrapped:
-        return 'is wrapped by something that its source does not show: write that as a decorator, @…, above its `def`.'
-    if code.co_freevars:
-        return (f'uses {", ".join(code.co_freevars)} of the function around it, which its source does not hold: '
-                'make it a variable of the notebook, or a part of the setup.')
-    return ''
-
-
-def no_source(function: object) -> str:
-    name, module = getattr(function, '__name__', type(function).__name__), getattr(function, '__module__', None)
-    if name == '<lambda>':
-        return f'{NOT_A_FUNCTION} {WHY_LAMBDA}'
-    origin = f' but comes from {module}' if module and module != '__main__' else ''
-    return (f'{NOT_A_FUNCTION} Its source is kept, but {name!r} was not written with `def` in a cell of this notebook{origin}: '
-            'define a function of your own that imports and calls it.')
-
-
 # ---------------------------------------------------------------- errors
-def without_this_file(frames: TracebackType | None) -> TracebackType | None:
+def without_our_files(frames: TracebackType | None) -> TracebackType | None:
     """Frames from the first that is not ours on; all of them if there is no other."""
     first = frames
-    while first is not None and first.tb_frame.f_code.co_filename == __file__:
+    while first is not None and first.tb_frame.f_code.co_filename in (__file__, written.__file__):
         first = first.tb_next
     return first or frames
 

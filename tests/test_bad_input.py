@@ -85,7 +85,7 @@ FINE = {
     'own displayhook': 'import sys; sys.displayhook = print\n5', 'deleted __builtins__': 'del __builtins__', 'own __name__': '__name__ = "other"; __doc__ = 5',
     'main replaced': 'import sys; sys.modules["__main__"] = None', 'handler': 'import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)',
     'abort': 'import transaction; transaction.abort()', 'commit': 'import transaction; transaction.commit()', 'doom': 'import transaction; transaction.doom()',
-    'cleared globals': 'saved = dict(globals()); globals().clear(); globals().update(saved); del saved',
+    'cleared globals': '(lambda all, copy: (all.clear(), all.update(copy)))(globals(), dict(globals()))',
     'changed directory': 'import os, tempfile; os.chdir(tempfile.mkdtemp()); os.rmdir(os.getcwd())', 'environ': 'import os; os.environ.clear()',
     'recursion limit': 'import sys; sys.setrecursionlimit(60)', 'gc off': 'import gc; gc.disable()', 'fork': 'import os\nif not os.fork(): os._exit(0)\nos.wait();',
     'warnings are errors': 'import warnings; warnings.simplefilter("error")', 'trace': 'import sys; sys.settrace(lambda *a: None)',

@@ -20,7 +20,8 @@ LAYERS = {
     'errors': '',                                                              # every exception, one root
     'wire': 'errors',                                                          # messages and their bytes
     'environment': 'errors',                                                   # AST pass: tree in, tree and changes out
-    'setups': 'errors environment',                                            # setups in order, the `environment` object
+    'written': 'errors environment',                                           # where a function was written, and if it can be a setup
+    'setups': 'errors environment written',                                    # setups in order, the `environment` object
     'fidelity': 'errors',                                                      # what must not be taken; names of what may lie
     'live': 'errors',                                                          # how functions and classes of a notebook are kept
     'paths': 'fidelity',                                                       # Python paths through what a pickler visited
@@ -52,7 +53,7 @@ LAYERS = {
     'node.preload': 'node.cell node.executor node.portal node.shell',          # imported once, before the forks
     'node.process': 'wire node.executor node.cell',                            # one executor process, seen from the node
     'node.pool': 'wire node.executor node.process node.cell',                  # choose, relay, interrupt, replace
-    'node.publisher': 'errors wire serializers node.pool',                     # WSGI, event stream, authorization
+    'node.publisher': 'errors wire serializers node.pool node.portal',         # WSGI, event stream, authorization
     'node.cluster': 'errors node.cell node.pool node.portal node.process node.publisher',  # all of it is one node
 }
 

@@ -1,6 +1,7 @@
 """The package as it is installed: in a virtual environment with nothing but the five client requirements."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -30,12 +31,10 @@ def client_python(tmp_path_factory):
     """The interpreter of an environment into which the project was installed without extras."""
     folder = tmp_path_factory.mktemp('client')
     source = folder / 'source'
-    files = subprocess.run(['git', 'ls-files', '-co', '--exclude-standard'], cwd=ROOT, capture_output=True, text=True, check=True)
-    for name in files.stdout.splitlines():
-        if name.startswith(('setup.', 'README', 'ipython_erp5/')) and (ROOT / name).exists():
-            target = source / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes((ROOT / name).read_bytes())
+    source.mkdir()
+    for name in ('setup.py', 'setup.cfg', 'README.rst'):
+        shutil.copy(ROOT / name, source)
+    shutil.copytree(ROOT / 'ipython_erp5', source / 'ipython_erp5', ignore=shutil.ignore_patterns('__pycache__'))
     subprocess.run([sys.executable, '-m', 'venv', folder / 'venv'], check=True)
     python = folder / 'venv/bin/python'
     subprocess.run([python, '-m', 'pip', 'install', '-q', source], check=True)

@@ -1,7 +1,9 @@
 """A notebook of an ordinary day: what people write in cells, each of them relying on what the cells before have left.
 
 `CELLS` maps a name to a source, in their order. Every one may raise. Nothing of them is random, takes time from a clock, or shows
-an address, so that two runs differ only where the sessions differ.
+an address, so that two runs differ only where the sessions differ. Settings of the process are put back in the cell that makes
+them: to keep them is what `environment.define` is for. pandas and matplotlib come last, because a new process needs long to
+import them.
 """
 
 CELLS = {
@@ -311,7 +313,7 @@ Fancy()
     'captured output': '%%capture captured\nprint("hidden")\nprint("too", file=sys.stderr)\ndisplay(1)',
     'captured output later': 'print(captured.stdout, captured.stderr, len(captured.outputs))\ncaptured.show()',
     'a line magic': '%precision 3\ndisplay(math.pi)\n%precision',
-    'a magic with a result': 'current = %precision 2\nprint(current)\n%precision %r',
+    'a magic with a result': 'current = %precision 2\nprint(current)\n%precision',
     'a repr of several lines': 'class Tall:\n    def __repr__(self): return "a\\nb"\nTall()',
     'a long list': 'list(range(2000))',
 
@@ -405,7 +407,12 @@ frame = pd.DataFrame({'city': ['Lille', 'Rennes', 'Lille', 'Brest'], 'when': pd.
                       'sales': [1.5, 2.25, 3.0, np.nan]})
 frame
 ''',
-    'pandas in place': 'frame["tax"] = frame.sales * .2\nframe.loc[3, "sales"] = 4\nby_city = frame.groupby("city").sales.agg(["sum", "count"])\nby_city',
+    'pandas in place': '''
+frame["tax"] = frame.sales * .2
+frame.loc[3, "sales"] = 4
+by_city = frame.groupby("city").sales.agg(["sum", "count"])
+by_city
+''',
     'pandas later': 'print(frame.dtypes.astype(str).to_dict())\nframe.describe().round(2)',
     'a series': 'frame.sales',
     'a figure': 'plt.plot([1, 4, 9])\nplt.title("squares");',

@@ -40,7 +40,7 @@ class Group(Persistent):
 class StoredContext(Persistent):
     def __init__(self) -> None:
         self.groups = OOBTree()  # name -> Group
-        self.lost = OOBTree()  # name -> text of the reason
+        self.lost = OOBTree()  # name -> (reason, code that provides it instead)
 
     def describe(self) -> list[dict[str, Any]]:
         """One entry a variable: `name`, `type`, `size` (bytes of its record), `cell`, `shares` (the others in its record)."""
@@ -91,7 +91,7 @@ class Context:
         self.failed: dict[str, str] = {}  # name -> why it cannot be loaded
         self.filled = False  # before that no code of the cell has run: a name that is not there has not been deleted
         self.placeholders: set[str] = set()  # lost names that the cell may delete
-        self.reasons: dict[str, str] = dict(stored.lost.items())
+        self.reasons: dict[str, str] = {name: report.later_use(name, *lost) for name, lost in stored.lost.items()}
         if self.reasons:
             self.watch()
 
@@ -221,7 +221,7 @@ class Context:
         result.not_saved[:] = [lost for lost in result.not_saved if lost.name not in LAST_VALUES]
         for lost in result.not_saved:
             reason = '; '.join(f'{culprit.path} → {culprit.type} ({culprit.reason})' for culprit in lost.culprits)
-            self.stored.lost[lost.name] = report.later_use(lost.name, reason or lost.type, lost.suggestion)
+            self.stored.lost[lost.name] = reason or lost.type, lost.suggestion
 
 
 class Lost:

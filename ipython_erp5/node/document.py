@@ -4,6 +4,7 @@ A class names its properties; each gets `getTheProperty`, `setTheProperty` and `
 catalog up to date, in the same transaction.
 """
 
+from types import FunctionType
 from typing import Any, ClassVar
 
 from AccessControl.class_init import InitializeClass
@@ -12,6 +13,7 @@ from Acquisition import aq_base
 from DateTime import DateTime
 from OFS.Folder import Folder
 from Products.BTreeFolder2.BTreeFolder2 import BTreeFolder2Base
+from ZPublisher import zpublish, zpublish_marked
 
 
 class Document(Folder):
@@ -34,6 +36,7 @@ class Document(Folder):
         super().__init_subclass__(**kwargs)
         cls.types[cls.portal_type] = cls
         add_accessors(cls)
+        unpublish(cls)
 
     def getPortalType(self) -> str:
         return self.portal_type
@@ -77,6 +80,14 @@ class Document(Folder):
         return f'<{self.portal_type} at /{"/".join(filter(None, self.getPhysicalPath()))}>'
 
 
+def unpublish(cls: type) -> type:
+    """Take the methods of a class out of the web: Zope publishes whatever has a docstring, unless it is told not to."""
+    for value in vars(cls).values():
+        if isinstance(value, FunctionType) and not zpublish_marked(value):
+            zpublish(False)(value)
+    return cls
+
+
 def add_accessors(cls: type[Document]) -> None:
     """`get…`, `set…` and `has…` for every property, unless the class has its own."""
     for name in cls.properties:
@@ -109,7 +120,7 @@ def tester(name: str, words: str) -> Any:
 
 Document.types[Document.portal_type] = Document
 add_accessors(Document)
-InitializeClass(Document)
+InitializeClass(unpublish(Document))
 
 
 class Module(BTreeFolder2Base, Folder):
@@ -157,4 +168,4 @@ class Module(BTreeFolder2Base, Folder):
         return f'<Module at /{"/".join(filter(None, self.getPhysicalPath()))}>'
 
 
-InitializeClass(Module)
+InitializeClass(unpublish(Module))

@@ -136,7 +136,7 @@ class DataNotebook(Document):
         """What `Base_getJupyterContext` answers; reads no values."""
         return {'reference': self.reference, 'title': self.title, 'serializer': self.serializer, 'lines': len(self.lines),
                 'variables': self.stored.describe(),
-                'not_saved': [{'name': name, 'reason': reason} for name, reason in self.stored.lost.items()],
+                'not_saved': [{'name': name, 'reason': reason, 'suggestion': code} for name, (reason, code) in self.stored.lost.items()],
                 'environment': [{name: setup[name] for name in ('alias', 'kind', 'name', 'source', 'cell', 'line')}
                                 for setup in self.environment]}
 

@@ -13,6 +13,7 @@ import collections
 import os
 import signal
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -109,7 +110,11 @@ class Pool:
 
     def begin(self, run: Run) -> Iterator[bytes]:
         yield from self.waiting(run)
-        assert run.process is not None
+        try:
+            run.process = self.choose(run.request.reference)
+        except (EOFError, OSError) as error:
+            yield from self.fail(run, f'no executor process could be started: {type(error).__name__} {error}'.strip())
+            return
         for _ in run.process.written():  # from a thread or child of an earlier cell: not this cell's output
             pass
         with self.changed:
@@ -136,7 +141,6 @@ class Pool:
                         break
                     waiting = self.reason_to_wait(run)
                 yield wire.encode(wire.keepalive(waiting))
-            run.process = self.choose(run.request.reference)
         except GeneratorExit:
             self.give_up(run)
             raise
@@ -168,14 +172,27 @@ class Pool:
 
     def relay(self, run: Run) -> Iterator[bytes]:
         assert run.process is not None
-        for tag, line in run.process.messages():
-            if tag == executor.REPLY:
-                self.finish(run)
-            run.add(line, tag == executor.REPLY)
-            yield line
-        if run.process.dead:
-            for line in self.lose(run):
+        try:
+            for tag, line in run.process.messages():
+                if tag == executor.REPLY:
+                    self.finish(run)
+                run.add(line, tag == executor.REPLY)
                 yield line
+        except Exception:  # a fault of ours must not keep the notebook waiting for ever
+            traceback.print_exc()
+            run.process.end()
+        if run.process.dead:
+            yield from self.lose(run)
+
+    def fail(self, run: Run, reason: str) -> list[bytes]:
+        """Nothing of the cell has begun."""
+        lines = [wire.encode(message) for message in wire.failed(run.request.request_id, 'NodeError', f'{reason}; nothing was run')]
+        self.finish(run)
+        for line in lines:
+            run.add(line, line is lines[-1])
+        with self.changed:
+            self.remembered.pop(run.request.request_id, None)
+        return lines
 
     def lose(self, run: Run) -> list[bytes]:
         """The process has died: that is the outcome of its cell, and its history says so as soon as it can be written."""
@@ -199,13 +216,12 @@ class Pool:
 
     def finish(self, run: Run) -> None:
         process = run.process
-        assert process is not None
         with self.changed:  # as in `interrupt`: never a signal for the next cell
             self.running.remove(run)
             run.started = False
             self.counts['cells'] += 1
-            leaving = [process] if process.dead or run.interrupted or self.placement == 'fresh' else []
-            if not leaving:
+            leaving = [process] if process and (process.dead or run.interrupted or self.placement == 'fresh') else []
+            if process and not leaving:
                 self.idle.append(process)
                 leaving = self.idle[:max(0, len(self.idle) - max(IDLE, 2 * self.size))]
                 del self.idle[:len(leaving)]

@@ -24,7 +24,7 @@ from Products.ZCatalog.ZCatalog import ZCatalog
 from ZPublisher import zpublish
 
 from .. import wire
-from .document import Document, Module
+from .document import Document, Module, unpublish
 from .notebook import DataNotebook
 
 MANAGE = 'Manage portal'
@@ -163,9 +163,9 @@ class ERP5Site(Folder):
 
 
 InitializeClass(Image)
-InitializeClass(DataNotebookModule)
-InitializeClass(Catalog)
-InitializeClass(ERP5Site)
+InitializeClass(unpublish(DataNotebookModule))
+InitializeClass(unpublish(Catalog))
+InitializeClass(unpublish(ERP5Site))
 
 
 def node(REQUEST: Any) -> Any:

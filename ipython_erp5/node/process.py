@@ -34,18 +34,18 @@ class Process:
         self.reference: str | None = None
         self.dead = False
         self.connection, theirs = forkserver.Pipe()
-        pipes = [forkserver.Pipe(duplex=False) for name in ('stdout', 'stderr')]
-        self.outputs = [reader for reader, writer in pipes]
-        writers = tuple(writer for reader, writer in pipes)
+        pipes = {name: forkserver.Pipe(duplex=False) for name in ('stdout', 'stderr')}
+        self.outputs = {name: reader for name, (reader, writer) in pipes.items()}
+        writers = tuple(writer for reader, writer in pipes.values())
         self.process = forkserver.Process(target=executor.main, args=(theirs, writers, make_notebooks))  # not daemon: cells may
         self.process.start()                                                                             # have children
         for end in (theirs, *writers):
             end.close()  # or its death would not be an end of file here
-        self.decoders = [codecs.getincrementaldecoder('utf-8')('replace') for output in self.outputs]
+        self.decoders = {name: codecs.getincrementaldecoder('utf-8')('replace') for name in self.outputs}
         self.poll = select.poll()  # multiprocessing.connection.wait makes one for every message: 30 µs
-        for fd in (self.connection.fileno(), self.process.sentinel, *(output.fileno() for output in self.outputs)):
+        for fd in (self.connection.fileno(), self.process.sentinel, *(output.fileno() for output in self.outputs.values())):
             self.poll.register(fd, select.POLLIN)
-        for output in self.outputs:
+        for output in self.outputs.values():
             os.set_blocking(output.fileno(), False)
 
     @property
@@ -73,11 +73,12 @@ class Process:
 
     def written(self) -> Iterator[tuple[bytes, bytes]]:
         """Messages of what came from file descriptors 1 and 2."""
-        for output, decoder, name in zip(self.outputs, self.decoders, ('stdout', 'stderr'), strict=True):
-            with contextlib.suppress(BlockingIOError, OSError):
+        for name, output in list(self.outputs.items()):
+            with contextlib.suppress(BlockingIOError):
                 while data := os.read(output.fileno(), 1 << 16):
-                    yield executor.EVENT, wire.encode(wire.stream(name, decoder.decode(data)))
+                    yield executor.EVENT, wire.encode(wire.stream(name, self.decoders[name].decode(data)))
                 self.poll.unregister(output)  # closed by the user's code
+                self.outputs.pop(name).close()
 
     def send(self, request: wire.Request, lost: dict[str, str]) -> None:
         with contextlib.suppress(OSError):  # it has died since: reading will tell
@@ -90,14 +91,21 @@ class Process:
             try:
                 message = self.receive()
             except (EOFError, OSError):
-                self.dead = True
-                self.process.join(1)
+                self.end()
                 yield from self.written()
                 return
             yield from self.written()
             if message:
                 tag = message[:1]
                 yield tag, message[1:]
+
+    def end(self) -> None:
+        """It has died, or has no connection any more: what is left of it ends."""
+        self.dead = True
+        self.process.join(1)
+        if self.process.is_alive():
+            self.process.kill()
+            self.process.join(2)
 
     def cause_of_death(self) -> str:
         code = self.process.exitcode
@@ -112,6 +120,6 @@ class Process:
         if self.process.is_alive():
             self.process.kill()
             self.process.join(2)
-        for output in self.outputs:
+        for output in self.outputs.values():
             output.close()
         self.process.close()

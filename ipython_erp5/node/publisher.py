@@ -21,17 +21,20 @@ from App.ZApplication import ZApplicationWrapper
 from waitress.channel import HTTPChannel
 from waitress.server import create_server
 from waitress.task import Task, ThreadedTaskDispatcher, WSGITask
+from zExceptions import BadRequest, HTTPException, NotFound
 from zope.interface import implementer
-from ZPublisher import WSGIPublisher
+from ZPublisher import WSGIPublisher, zpublish_mark
 from ZPublisher.httpexceptions import HTTPExceptionHandler
 from ZPublisher.Iterators import IUnboundStreamIterator
 
 from .. import serializers, wire
 from ..errors import ERP5Error
 from . import pool as executors
+from .portal import ERP5Site, text
 
 MODULE_NAME = 'ipython_erp5'
 LARGEST_BODY = 1 << 29  # bytes
+PUBLISHED = frozenset(name for name, value in vars(ERP5Site).items() if zpublish_mark(value, False))
 Application = Callable[[dict[str, Any], Callable[..., Any]], Any]
 
 
@@ -82,11 +85,11 @@ class Node:
 
     def result(self, portal: Any, REQUEST: Any) -> Any:
         """The messages of a request, whether it runs, has run here, or is on record; 404 if it has never begun."""
-        run = self.pool.find(REQUEST.form.get('request_id', ''))
+        request_id = text(REQUEST, 'request_id')
+        run = self.pool.find(request_id)
         if run is not None:
             return self.answer(REQUEST, run.follow())
-        notebook = portal.data_notebook_module.find(REQUEST.form.get('reference', ''))
-        request_id = REQUEST.form.get('request_id', '')
+        notebook = portal.data_notebook_module.find(text(REQUEST, 'reference'))
         line = notebook.outcome(request_id) if notebook is not None else None
         if line is not None:
             return self.answer(REQUEST, iter([*line.messages(), wire.encode(line.reply(request_id, self.name))]))
@@ -101,7 +104,8 @@ class Node:
         return {'status': 'interrupted' if done else 'not running', 'grace': executors.GRACE}
 
     def status(self) -> dict[str, Any]:
-        return {'node': self.name, 'uptime': round(time.time() - self.started), **self.about, **self.pool.status()}
+        return {'node': self.name, 'uptime': round(time.time() - self.started), 'serializers': serializers.names(), **self.about,
+                **self.pool.status()}
 
 
 def without_empty(form: dict[str, Any]) -> dict[str, Any]:
@@ -139,9 +143,30 @@ def application(database: Any, node: Node) -> Application:
 
     def publish(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
         environ['ipython_erp5.node'] = node
-        return WSGIPublisher.publish_module(environ, start_response, _module_name=MODULE_NAME)
+        try:
+            environ['PATH_INFO'].encode('latin-1').decode('utf-8')
+        except UnicodeError:
+            raise BadRequest('the path of the URL is not UTF-8') from None
+        return WSGIPublisher.publish_module(environ, start_response, _request_factory=FormRequest, _module_name=MODULE_NAME)
 
     return HTTPExceptionHandler(publish)
+
+
+class FormRequest(WSGIPublisher.WSGIRequest):
+    """Reaches the published methods of ours and nothing else of Zope's; a form that cannot be read is the sender's error."""
+
+    def traverse(self, path: str, *args: Any, **kwargs: Any) -> Any:
+        if path.rstrip('/').rpartition('/')[2] not in PUBLISHED:
+            raise NotFound(path)
+        return super().traverse(path, *args, **kwargs)
+
+    def processInputs(self, *args: Any, **kwargs: Any) -> None:  # noqa: N802 - Zope's name
+        try:
+            super().processInputs(*args, **kwargs)
+        except HTTPException:
+            raise
+        except Exception as error:  # a converter such as `name:int` without a number
+            raise BadRequest(f'the form cannot be read: {type(error).__name__}') from None
 
 
 # ---------------------------------------------------------------- waitress

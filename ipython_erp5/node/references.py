@@ -28,6 +28,9 @@ IMMUTABLES: tuple[type, ...] = (*ATOMS, range, slice, tuple, frozenset, types.Co
                                 fractions.Fraction, uuid.UUID, pathlib.PurePath, re.Pattern)
 
 
+COMPILED = ('cython_function_or_method', 'fused_cython_function')  # functions of libraries: every module has a type of its own
+
+
 class Kinds(dict[type, str]):
     """What to do with an object of a type: atom, immutable, persistent, wrapper, class, function, other."""
 
@@ -44,6 +47,8 @@ class Kinds(dict[type, str]):
         for base, name in ((Persistent, 'persistent'), (type, 'class'), (types.FunctionType, 'function'), (IMMUTABLES, 'immutable')):
             if issubclass(kind, base):
                 return name
+        if kind.__name__ in COMPILED:
+            return 'immutable'
         shared = kind.__module__ == 'numpy' and kind.__name__ in ('ufunc', 'dtype') or 'numpy' in sys.modules and issubclass(
             kind, (sys.modules['numpy'].generic, sys.modules['numpy'].dtype))
         return 'immutable' if shared or issubclass(kind, enum.Enum) and kind.__module__ != '__main__' else 'other'
@@ -69,7 +74,7 @@ class References:
         """From here on `provided` is what the environment provides, by name."""
         self.provided = provided
         self.named = {id(value): ('environment', name) for name, value in provided.items()
-                      if self.kinds[type(value)] not in ('atom', 'wrapper') and value != ()}
+                      if self.kinds[type(value)] not in ('atom', 'immutable', 'wrapper')}
         self.named.update((id(value), ('injected', name)) for name, value in self.injected.items())
         self.named[id(self.module.__dict__)] = ('namespace',)
         self.named[id(self.module)] = ('module',)

@@ -12,6 +12,7 @@ import ast
 import asyncio
 import atexit
 import builtins
+import functools
 import io
 import linecache
 import sys
@@ -171,6 +172,7 @@ class CellShell(InteractiveShell):
 
     def show_figures(self) -> None:
         """A figure of an earlier cell is a value with a picture, also where pyplot, which sees to that, has made none yet."""
+        assert self.display_formatter is not None
         picture = functools.partial(print_figure, fmt='png', base64=True, bbox_inches='tight')
         self.display_formatter.formatters['image/png'].for_type_by_name('matplotlib.figure', 'Figure', picture)
 
@@ -207,7 +209,11 @@ class CellShell(InteractiveShell):
             self.Completer.namespace = self.Completer.global_namespace = module.__dict__
 
     def leave(self) -> None:
-        """Take out what `enter` has put in, and nothing that the user has put over it. `__main__` stays: the values are saved now."""
+        """Take out what `enter` has put in, and nothing that the user has put over it. `__main__` stays: the values are saved now.
+
+        The cell may have put anything there.
+        """
+        sys.modules['__main__'] = self.user_module
         namespace = self._user_ns
         for name, value in self.hidden.items():
             if namespace.get(name) is value:
