@@ -182,7 +182,7 @@ class ERP5Magics(Magics):
         """The session of that name, or the default one; a first one is connected if there is none."""
         if (name or self.sessions.default) in self.sessions.by_name:
             return self.sessions.by_name[name or self.sessions.default]
-        if not self.autoconnect or self.sessions.left:
+        if not self.autoconnect or self.sessions.left and not name:
             return self._existing(name or '')
         return self._connect(name)
 
@@ -208,7 +208,13 @@ class ERP5Magics(Magics):
         rows = [('*' if name == sessions.default else '', name, described(session)) for name, session in sessions.by_name.items()]
         write('stdout', table(('', 'session', 'notebook'), rows))
         status = sessions.by_name[sessions.default].status()
-        write('stdout', fields(status) if status else 'A stock ERP5 site: it says nothing of itself.\n')
+        if status is None:
+            write('stdout', 'A stock ERP5 site: it says nothing of itself.\n')
+            return
+        processes = [(p.get('pid'), p.get('state'), p.get('notebook')) for p in status.pop('processes', ())]
+        write('stdout', '\n' + fields(status))
+        if processes:
+            write('stdout', '\n' + table(('process', 'state', 'notebook'), processes))
 
     @no_var_expand
     @magic_arguments()

@@ -312,6 +312,9 @@ class Unloadable(Exception):
     def __init__(self, a, b):
         super().__init__('text')
 
+    def __reduce__(self):
+        return type(self), self.args
+
 
 class Asks:
     """The classic: `__getattr__` needs what is not there yet while it is loaded."""

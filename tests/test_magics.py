@@ -308,7 +308,7 @@ def test_variables_environment_status_interrupt(typed: Type, capsys: pytest.Capt
         typed('%erp5_environment').raise_error()
         assert capsys.readouterr().out.splitlines()[1].split() == ['numpy_setup', 'import', 'np', '1', '1']
         typed('%erp5_status').raise_error()
-        assert capsys.readouterr().out.splitlines()[2:] == ['node       n1', 'executors  2']
+        assert capsys.readouterr().out.splitlines()[2:] == ['', 'node       n1', 'executors  2']
         typed('%erp5_interrupt').raise_error()
         assert 'not running' in capsys.readouterr().out
 

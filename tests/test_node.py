@@ -25,6 +25,16 @@ Run = Callable[[str], Reply]
 PIXEL = base64.b64encode(b'\x89PNG\r\n\x1a\n' + bytes(20)).decode()
 
 
+STUBBORN = '''
+import time
+while True:
+    try:
+        time.sleep(60)
+    except BaseException:
+        pass
+'''
+
+
 def messages(session: Session, code: str, **fields: Any) -> list[wire.Message]:
     """All messages of one cell, keepalives included."""
     request = wire.Request(code, session.reference, **{'request_id': uuid.uuid4().hex, **fields})
@@ -54,7 +64,7 @@ def in_background(*sessions: Session) -> Iterator[Callable[..., 'Future[Reply]']
 def test_messages_come_as_they_happen_and_in_order(session: Session) -> None:
     arrived: dict[str, float] = {}
     session.execute('pass')
-    session.execute("import sys, time\nprint('one'); time.sleep(.6); print('two', file=sys.stderr); display('three'); time.sleep(.6); 'four'",
+    session.execute("import sys, time\nprint('one'); time.sleep(.6); print('two', file=sys.stderr)\ndisplay('three'); time.sleep(.6); 'four'",
                     on_message=lambda message: arrived.setdefault(message['msg_type'] + message.get('name', ''), time.monotonic()))
     names = [name for name in arrived if name not in ('keepalive', 'context')]
     assert names == ['streamstdout', 'streamstderr', 'display_data', 'execute_result', 'execute_reply']
@@ -308,7 +318,8 @@ def test_what_waits_says_for_what(tmp_path: Path) -> None:
                 others = threads.submit(messages, second, '2')
                 status = second.status()
                 assert status is not None and status['running'] == 1
-                waits = [next(m['waiting'] for m in run.result() if m['msg_type'] == 'keepalive' and m.get('waiting')) for run in (same, others)]
+                waits = [next(m['waiting'] for m in run.result() if m['msg_type'] == 'keepalive' and m.get('waiting')) for run in (same,
+                                                                                                                                   others)]
             assert long.result().text == 'begun\n'
     assert waits == ['another cell of this notebook runs', 'all 1 executors are busy']
 
@@ -331,7 +342,7 @@ def test_the_death_of_its_process_is_the_outcome_of_a_cell(session: Session, cod
         raise CellLost(found[-1]['evalue'])
     session.execute("assert a == [1] and 'b' not in globals()")
     assert messages(session, code, request_id=request_id)[-1]['ename'] == 'CellLost'
-    reply = session.execute(f'print([line.getProperty("evalue") for line in context.data_notebook_module.find({session.reference!r}).contentValues()][1])')
+    reply = session.execute(f'print(context.data_notebook_module.find({session.reference!r}).contentValues()[1].evalue)')
     assert reply.text.startswith('lost: ')
 
 
@@ -386,7 +397,7 @@ def test_a_node_that_is_killed_has_everything_that_it_acknowledged(tmp_path: Pat
 def test_sigterm_ends_a_node_and_all_its_processes(tmp_path: Path) -> None:
     node = start_node(tmp_path / 'node')
     with node.session() as session, in_background(session) as start:
-        cell = start(session, "import time\nprint('begun')\nwhile True:\n    try:\n        time.sleep(60)\n    except BaseException:\n        pass")
+        cell = start(session, STUBBORN)
         until(lambda: session.status()['running'])  # type: ignore[index]
         time.sleep(.3)
         tree = psutil.Process(node.process.pid).children(recursive=True)
@@ -426,7 +437,7 @@ def test_an_interrupt_ends_a_cell_and_nothing_is_lost(session: Session, code: st
 
 def test_a_second_interrupt_ends_the_process(session: Session) -> None:
     with in_background(session) as start:
-        cell = start(session, 'import time\nwhile True:\n    try:\n        time.sleep(60)\n    except BaseException:\n        pass')
+        cell = start(session, STUBBORN)
         until(lambda: session.running and session.status()['running'])  # type: ignore[index]
         time.sleep(.3)
         answer = session.interrupt()

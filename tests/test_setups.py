@@ -559,8 +559,8 @@ def test_star_imports_honour_all(notebook, modules):
 
 
 def test_star_imports_without_all(notebook, modules):
-    modules('plain', 'import sys\nx = 1\n_y = 1')
-    notebook.run('from plain import *\nx = 5')
+    modules('without_all', 'import sys\nx = 1\n_y = 1')
+    notebook.run('from without_all import *\nx = 5')
     assert notebook.variables == {'x': 5}
     namespace = notebook.run('')
     assert ('sys' in namespace, '_y' in namespace) == (True, False)

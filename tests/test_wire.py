@@ -26,7 +26,8 @@ MESSAGES = st.one_of(
     st.builds(wire.pulled, TEXT, TEXT, TEXT),
     st.builds(wire.not_pulled, TEXT, TEXT),
 )
-REPLIES = st.builds(lambda status, text: wire.execute_reply(status, True, 'id', ename=text, evalue=text), st.sampled_from(['ok', 'error']), TEXT)
+REPLIES = st.builds(lambda status, text: wire.execute_reply(status, True, 'id', ename=text, evalue=text), st.sampled_from(['ok', 'error']),
+                    TEXT)
 KEYS = {'code_result', 'print_result', 'displayhook_result', 'mime_type', 'extra_data_list', 'status', 'ename', 'evalue', 'traceback'}
 
 
@@ -75,7 +76,8 @@ def test_a_request_survives_its_form(request: wire.Request) -> None:
     assert wire.Request.from_form(form) == request
 
 
-@given(form=st.dictionaries(st.sampled_from([*wire.Request.__dataclass_fields__, 'other']), st.text() | st.integers() | st.lists(st.text()) | st.none()))
+@given(form=st.dictionaries(st.sampled_from([*wire.Request.__dataclass_fields__, 'other']),
+                            st.text() | st.integers() | st.lists(st.text()) | st.none()))
 def test_any_form_is_a_request_without_a_user(form: dict[str, Any]) -> None:
     request = wire.Request.from_form({name: value for name, value in form.items() if name != 'user'}, user='ana')
     assert request.user == 'ana'

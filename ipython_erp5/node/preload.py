@@ -1,6 +1,8 @@
 """Imported once by the fork server: every executor starts as a copy of this. No threads, no open database, no sockets here."""
 
+import contextlib
 import gc
+import importlib
 import os
 
 os.environ.setdefault('MPLBACKEND', 'module://matplotlib_inline.backend_inline')
@@ -19,10 +21,10 @@ import ZPublisher.HTTPRequest  # noqa: E402,F401
 from . import cell, executor, portal  # noqa: E402,F401
 from .shell import CellShell  # noqa: E402
 
-try:
-    import numpy  # noqa: F401 - what nearly every notebook needs is worth sharing; it is no requirement of the node
-except ImportError:
-    pass
+# What many notebooks need is worth sharing: it is there at once, and its memory once. It is no requirement of the node.
+for library in ('numpy', 'pandas', 'matplotlib.figure', 'matplotlib.backends.backend_agg'):
+    with contextlib.suppress(ImportError):
+        importlib.import_module(library)
 
 portal.configure_security()
 shell = CellShell.instance()

@@ -104,7 +104,7 @@ class Node:
         return {'status': 'interrupted' if done else 'not running', 'grace': executors.GRACE}
 
     def status(self) -> dict[str, Any]:
-        return {'node': self.name, 'uptime': round(time.time() - self.started), 'serializers': serializers.names(), **self.about,
+        return {'node': self.name, 'seconds_up': round(time.time() - self.started), 'serializers': serializers.names(), **self.about,
                 **self.pool.status()}
 
 

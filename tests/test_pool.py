@@ -1,0 +1,114 @@
+"""Which process runs which cell, by the pids that cells see."""
+
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import psutil
+import pytest
+
+from conftest import Node, running
+from ipython_erp5.node import pool
+from ipython_erp5.session import Session
+
+
+def pid(session: Session) -> int:
+    result = session.execute('__import__("os").getpid()').result
+    assert result is not None
+    return int(result['text/plain'])
+
+
+def test_rotate_takes_turns_between_as_many_processes_as_there_are_executors(node: Node) -> None:
+    with node.session() as session:
+        pids = [pid(session) for _ in range(6)]
+    assert len(set(pids)) == 2 and pids[:2] == pids[2:4] == pids[4:]
+
+
+def test_a_process_never_runs_two_notebooks(node: Node) -> None:
+    seen: dict[int, str] = {}
+    for _ in range(3):
+        for name in 'abcd':
+            with node.session(f'pool {name}') as session:
+                assert seen.setdefault(pid(session), name) == name
+    assert len(seen) == 8
+
+
+def test_sticky_stays_with_its_process_while_that_lives(tmp_path: Path) -> None:
+    with running(tmp_path / 'node', '--placement', 'sticky') as node, node.session() as one, node.session() as two:
+        assert len({pid(one) for _ in range(4)}) == 1
+        assert pid(two) != pid(one)
+        first = pid(one)
+        with pytest.raises(Exception, match='exit 1'):
+            one.execute('import os; os._exit(1)')
+        assert pid(one) != first and len({pid(one), pid(one)}) == 1
+        status = one.status()
+        assert status is not None and status['lost'] == 1 and status['placement'] == 'sticky'
+        same_at_once(one)
+        bounded(node)
+
+
+def same_at_once(session: Session) -> None:
+    """Cells sent together are run one after another, in the one process."""
+    with ThreadPoolExecutor(3) as threads:
+        assert len(set(threads.map(lambda _: pid(session), range(6)))) == 1
+
+
+def bounded(node: Node) -> None:
+    """More notebooks than the limit leave no more than the limit of processes behind, and those are the last ones."""
+    sessions = [node.session(f'many {number}') for number in range(pool.IDLE + 4)]
+    pids = [pid(session) for session in sessions]
+    assert len(set(pids)) == len(pids)
+    status = sessions[0].status()
+    assert status is not None and status['idle'] == pool.IDLE
+    end = time.monotonic() + 10
+    while any(psutil.pid_exists(gone) for gone in pids[:4]):
+        assert time.monotonic() < end
+        time.sleep(.05)
+    assert pid(sessions[-1]) == pids[-1] and pid(sessions[0]) != pids[0]
+    for session in sessions:
+        session.close()
+
+
+def test_fresh_takes_a_new_process_for_every_cell(tmp_path: Path) -> None:
+    with running(tmp_path / 'node', '--placement', 'fresh', '--executors', '1') as node, node.session() as session:
+        session.execute('a = [1]; b = a')
+        pids = [pid(session) for _ in range(5)]
+        assert len(set(pids)) == 5
+        session.execute('assert b is a')
+        status = session.status()
+        assert status is not None and status['idle'] == 0
+
+
+def test_state_of_a_process_does_not_reach_another_notebook(node: Node) -> None:
+    with node.session() as one, node.session() as two:
+        one.execute("import os, sys, builtins\nos.environ['LEAK'] = '1'; sys.leak = 1; builtins.leak = 1; os.chdir('/')")
+        for _ in range(3):
+            two.execute("import os, sys, builtins\nassert 'LEAK' not in os.environ and os.getcwd() != '/'\n"
+                        "assert not hasattr(sys, 'leak') and not hasattr(builtins, 'leak')")
+
+
+def test_as_many_cells_run_at_once_as_there_are_executors(node: Node) -> None:
+    sessions = [node.session() for _ in range(4)]
+    code = 'import time\nbegin = time.time(); time.sleep(.4); print((begin, time.time()))'
+    with ThreadPoolExecutor(4) as threads:
+        spans = list(threads.map(lambda session: eval(session.execute(code).text), sessions))
+    most = max(sum(begin <= moment < end for begin, end in spans) for moment, _ in spans)
+    assert most == 2
+    for session in sessions:
+        session.close()
+
+
+def test_user_code_may_use_processes_of_its_own(node: Node) -> None:
+    with node.session() as session:
+        reply = session.execute('from concurrent.futures import ProcessPoolExecutor\nimport math\nwith ProcessPoolExecutor(2) as workers:\n'
+                                '    print(list(workers.map(math.sqrt, [1, 4, 9])))\ndel workers')
+        assert reply.text == '[1.0, 2.0, 3.0]\n'
+
+
+@pytest.mark.parametrize(('options', 'text'), [(['--placement', 'nowhere'], 'placement'), (['--executors', '0'], 'executors')])
+def test_wrong_options_of_the_pool(tmp_path: Path, options: list[str], text: str) -> None:
+    done = subprocess.run([sys.executable, '-m', 'ipython_erp5', 'serve', '--data-dir', str(tmp_path), *options], capture_output=True,
+                          text=True, timeout=60)
+    assert done.returncode != 0 and text in done.stderr
