@@ -20,6 +20,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from enum import EnumMeta
 from typing import Any
 
 from .fidelity import HOOKS, error_text, type_name, unfaithful
@@ -245,12 +246,15 @@ def needs_verify(kinds: Iterable[type]) -> bool:
 TRUSTED = sys.stdlib_module_names | {'BTrees', 'dateutil', 'ipython_erp5', 'numpy', 'pandas', 'persistent', 'pyarrow', 'pytz',
                                      'scipy'}
 PLAIN_BASES = {'object', 'abc.ABC', 'typing.Generic', 'typing.Protocol'}
-LOADING_HOOKS = HOOKS | {'__setstate__', '__new__', '__setattr__', '__getattr__', '__getattribute__', '__hash__', '__class__'}
+LOADING_HOOKS = HOOKS | {'__setstate__', '__new__', '__setattr__', '__getattr__', '__getattribute__', '__hash__', '__class__',
+                         '__init_subclass__'}  # which is called after all where Python does not exchange the bases
 
 
 def _trusted(kind: type) -> bool:
     """Types of well-known libraries, and classes of anybody that leave pickling to Python. Exceptions are asked: many that
-    have an `__init__` of their own cannot be loaded."""
+    have an `__init__` of their own cannot be loaded. So are enumerations: their metaclass makes them again from their values."""
+    if kind is EnumMeta:
+        return False
     if issubclass(kind, BaseException):
         return kind.__module__ == 'builtins'
     if type_name(kind) in PLAIN_BASES or _package(kind) in TRUSTED:

@@ -66,6 +66,11 @@ def unfaithful_kind(kind: type) -> str | None:
         name = type_name(base)
         if name in UNFAITHFUL:
             return UNFAITHFUL[name]
-        if name in FAITHFUL or base is not object and not HOOKS.isdisjoint(type.__getattribute__(base, '__dict__')):
+        if name in FAITHFUL or name.partition('.')[0] not in sys.builtin_module_names and _has_hooks(base):
             return None
     return None
+
+
+def _has_hooks(kind: type) -> bool:
+    """Asked of what Python code wrote: since 3.13 the types of files in C have hooks too, which refuse."""
+    return kind is not object and not HOOKS.isdisjoint(type.__getattribute__(kind, '__dict__'))

@@ -3,11 +3,17 @@
     def f(): return x + n      ─►  load_function(code, namespace of __main__, 'f', (cell of n,)) + attributes
                                      │                 └─ load_namespace('__main__'): the dict of the process that loads it
                                      └─ load_code((3, 11), …): refused by another Python version
+    class A(P): …      ─►  load_class(metaclass, 'A', (P,), {__module__, __qualname__, __slots__}) + everything else in it
+
+Loading a class runs none of the hooks that defining it ran (`__init_subclass__`, `__set_name__`, a metaclass of the notebook):
+what they did is in the pickle. Enumerations, and classes whose metaclass is a library's, are made by their metaclass.
 
 Stored pickles name the `load_…` functions of this module and their arguments: they stay as they are for ever.
 """
 
+import abc
 import copyreg
+import enum
 import functools
 import importlib
 import sys
@@ -76,7 +82,7 @@ def is_definition(obj: object) -> bool:
 
 def reduce_definition(obj: Any, reduction: Any) -> Any:
     """cloudpickle's reduction of a function or class, as it is written here."""
-    return untracked(reduction, -2) if issubclass(type(obj), type) else reduce_function(obj, reduction)
+    return reduce_class(obj, reduction) if issubclass(type(obj), type) else reduce_function(obj, reduction)
 
 
 def reduce_function(function: types.FunctionType, reduction: Any) -> Any:
@@ -91,6 +97,100 @@ def reduce_function(function: types.FunctionType, reduction: Any) -> Any:
         namespace, copied = Namespace(module), {}
     return (load_function, (code, namespace, function.__name__, function.__closure__), (own, attributes, copied),
             None, None, load_function_state)
+
+
+# metaclasses that leave all they do in the dictionary of the class
+LEAVING_METACLASSES = {type, object, abc.ABCMeta, type(typing.Protocol), getattr(typing, '_TypedDictMeta')}
+ENUM_KEPT = {'_value_', '_name_', '__objclass__', '_sort_order_'}  # what the metaclass gives every member
+
+
+def reduce_class(kind: Any, reduction: Any) -> Any:
+    """cloudpickle's reduction of a class, whose loading runs no hooks and brings `__slots__` and `__qualname__` back."""
+    left = all(base in LEAVING_METACLASSES or base.__module__ == MAIN for base in type(kind).__mro__)
+    if not isinstance(reduction, tuple) or not reduction[0].__name__.startswith('_make_skeleton_class') or not left:
+        return reduce_enumeration(kind, untracked(reduction, -2)) if isinstance(kind, enum.EnumMeta) else untracked(reduction, -2)
+    metaclass, name, _, namespace = reduction[1][:4]
+    slots, namespace['__qualname__'] = own_slots(kind), kind.__qualname__
+    if '__slots__' in vars(kind):
+        namespace['__slots__'] = slots
+    # copies of the names: whether a name is the one object of the process or not would show in the bytes
+    contents = {''.join(name): value for name, value in sorted(vars(kind).items()) if name not in {*slots, *namespace, '_abc_impl'}}
+    if '__slots__' in vars(kind):
+        contents['__slots__'] = vars(kind)['__slots__']
+    return load_class, (metaclass, name, kind.__bases__, namespace), (contents, registered(kind)), None, None, load_class_contents
+
+
+def reduce_enumeration(kind: Any, reduction: Any) -> Any:
+    """cloudpickle's reduction of an enumeration, with its aliases and what its members have besides their values."""
+    if not isinstance(reduction, tuple) or not reduction[0].__name__.startswith('_make_skeleton_enum'):
+        return reduction
+    make, (bases, name, qualname, _, *others), (contents, slots), *_ = reduction
+    members = {alias: member.value for alias, member in kind.__members__.items()}
+    contents = {attribute: value for attribute, value in contents.items() if attribute not in members}
+    own = {member.name: {key: value for key, value in vars(member).items() if key not in ENUM_KEPT} for member in kind}
+    return (make, (bases, name, qualname, members, *others), (contents, {key: values for key, values in own.items() if values}),
+            None, None, load_enumeration_contents)
+
+
+def load_enumeration_contents(kind: Any, state: tuple[dict[str, Any], dict[str, dict[str, Any]]]) -> None:
+    """`state`: what is in the class besides its members, and what members have besides name and value."""
+    from cloudpickle.cloudpickle import _class_setstate
+    contents, members = state
+    _class_setstate(kind, (contents, {}))
+    for name, values in members.items():
+        vars(kind[name]).update(values)
+
+
+def own_slots(kind: type) -> tuple[str, ...]:
+    """What a class adds to the layout of its instances; `__slots__` may be an iterator that has ended."""
+    own = {name: value for name, value in vars(kind).items() if getattr(value, '__objclass__', None) is kind}
+    return tuple(sorted(name for name, value in own.items() if type(value) is types.MemberDescriptorType and value.__name__ == name
+                        or type(value) is types.GetSetDescriptorType and name in ('__dict__', '__weakref__')))
+
+
+def registered(kind: type) -> list[type]:
+    """The classes that were registered with an abstract class and are still there."""
+    found = (reference() for reference in getattr(abc, '_get_dump')(kind)[0]) if isinstance(kind, abc.ABCMeta) else ()
+    return [other for other in found if other is not None]
+
+
+def load_class(metaclass: type, name: str, bases: tuple[type, ...], namespace: dict[str, Any]) -> type:
+    """An empty class. No hook sees it, unless its bases cannot be put in place afterwards: then `__init_subclass__` does."""
+    kind = silently_made(metaclass, name, bases, namespace)
+    if kind is None:
+        kind = type.__new__(metaclass, name, bases, namespace)
+    if issubclass(metaclass, abc.ABCMeta):
+        getattr(abc, '_abc_init')(kind)
+    return kind
+
+
+def silently_made(metaclass: type, name: str, bases: tuple[type, ...], namespace: dict[str, Any]) -> type | None:
+    """None where there is nothing to silence, or Python does not exchange the layouts."""
+    if not any('__init_subclass__' in vars(above) for base in bases for above in base.__mro__ if above is not object):
+        return None
+    silent = silent_base(bool(bases[0].__dictoffset__), bool(bases[0].__weakrefoffset__))
+    try:
+        kind: type = type.__new__(metaclass, name, (silent, *bases), dict(namespace))
+        type.__setattr__(kind, '__bases__', bases)
+    except TypeError:
+        return None
+    return kind
+
+
+@functools.cache
+def silent_base(has_dict: bool, has_weakref: bool) -> type:
+    """A base whose `__init_subclass__` does nothing. Python exchanges it only for one of the same layout."""
+    slots = ['__dict__'] * has_dict + ['__weakref__'] * has_weakref
+    return type('Silent', (), {'__slots__': slots, '__init_subclass__': classmethod(lambda cls, **options: None)})
+
+
+def load_class_contents(kind: type, state: tuple[dict[str, Any], list[type]]) -> None:
+    """`state`: what is in the class, and the classes registered with it. Its metaclass is not asked about what is set."""
+    contents, others = state
+    for name, value in contents.items():
+        type.__setattr__(kind, name, value)
+    for other in others:
+        abc.ABCMeta.register(typing.cast(abc.ABCMeta, kind), other)
 
 
 def untracked(reduction: Any, position: int) -> Any:

@@ -38,7 +38,8 @@ def test_defaults_of_accessors(run: Run) -> None:
 
 
 def test_ids_are_made_and_may_be_chosen(run: Run) -> None:
-    run("module = context.document_module; one = module.newContent(); two = module.newContent(); mine = module.newContent(id='chosen by me')")
+    run("module = context.document_module; one, two = module.newContent(), module.newContent()\n"
+        "mine = module.newContent(id='chosen by me')")
     assert value(run, "one.getId() != two.getId() and mine.getId() == 'chosen by me' and module['chosen by me'] == mine") is True
     with pytest.raises(ERP5Error, match='chosen by me'):
         run("context.document_module.newContent(id='chosen by me')")
@@ -116,9 +117,11 @@ def test_a_notebook_is_a_document(run: Run, session: Session) -> None:
 
 # ---------------------------------------------------------------- images
 def test_a_plot_is_saved_as_an_image_document(run: Run) -> None:
-    run('import matplotlib.pyplot as plt\nplt.plot([1, 2])\nimage = context.Base_saveImage(plot=plt, reference="my plot", title="T")\nplt.close()')
+    run('import matplotlib.pyplot as plt\nplt.plot([1, 2])\n'
+        'image = context.Base_saveImage(plot=plt, reference="my plot", title="T")\nplt.close()')
     assert value(run, '[image.getReference(), image.getTitle(), image.getPortalType()]') == ['my plot', 'T', 'Image']
-    assert value(run, '[image.getContentType(), image.getFilename(), image.getData()[:4].hex()]') == ['image/png', 'my plot.png', '89504e47']
+    assert value(run, '[image.getContentType(), image.getFilename()]') == ['image/png', 'my plot.png']
+    assert value(run, 'image.getData()[:4].hex()') == '89504e47'
     data = run('context.Base_renderAsHtml(image)').outputs[0]['data']['text/html']
     assert base64.b64decode(data.partition('base64,')[2].partition('"')[0])[:4] == b'\x89PNG'
 

@@ -1,6 +1,7 @@
 """One contract for every serializer, and what each promises beyond it."""
 
 import collections
+import contextlib
 import datetime
 import decimal
 import fnmatch
@@ -123,10 +124,9 @@ class TestContract:
                                       lambda: (i for i in ()), lambda: memoryview(b'x'), lambda: threading.local()])
     def test_what_would_not_come_back_the_same_is_refused(self, name, make):
         value = make()
-        with pytest.raises(SerializationError):
-            serializers.get(name).dump([{'deep': [value]}], nothing)
-        if isinstance(value, io.IOBase):
-            value.close()
+        with contextlib.closing(value) if isinstance(value, io.IOBase) else contextlib.nullcontext():
+            with pytest.raises(SerializationError):
+                serializers.get(name).dump([{'deep': [value]}], nothing)
 
     def test_what_a_reference_stands_for_is_not_refused(self, name):
         lock = threading.Lock()
@@ -245,7 +245,7 @@ def test_no_library_is_imported_before_it_is_used():
 
 def test_dill_changes_nobodys_pickle():
     program = '''
-import pickle, copyreg
+import pickle, copyreg, typing
 before = set(pickle._Pickler.dispatch), set(copyreg.dispatch_table), pickle.Pickler, pickle.dumps
 from ipython_erp5 import serializers
 dill = serializers.get('dill')
@@ -434,6 +434,146 @@ class TestNotebook:
         assert fib(20) == 6765 and fib.cache_parameters()['maxsize'] == 5 and fib.note == 'x' and fact(5) == 120
         assert imported is fnmatch._compile_pattern
 
+    def test_loading_a_class_runs_no_hooks(self, name, main):
+        main.run(HOOKED)
+        values = {key: value for key, value in vars(main).items() if key not in ('run', '__builtins__', 'Tagged')}
+        data = serializers.get(name).dump([values], nothing)
+        program = ('import sys; from ipython_erp5 import serializers\n'
+                   'calls = []\n'
+                   'got, = serializers.load(sys.stdin.buffer.read(), lambda found: None)\n'
+                   'assert not calls, calls\n'
+                   'globals().update(got)\n'
+                   'assert P.known == names and P.classes[1] is A, P.known\n'
+                   'assert Described.field == "field" and With.tag == 5 and all(C.__bases__ == bases for C, bases in layouts)\n'
+                   'class New(P): pass\n'
+                   'print(P.known == [*names, "New"], calls, Slots.__init_subclass__.__func__.__qualname__)')
+        assert python(program, data) == "True ['P'] Base.__init_subclass__"
+
+    def test_layouts_come_back(self, name, main):
+        main.run(HOOKED)
+        for kind, _ in main.layouts:
+            again, = there_and_back(name, kind)
+            for attribute in ('__basicsize__', '__dictoffset__', '__weakrefoffset__', '__qualname__', '__doc__'):
+                assert getattr(again, attribute) == getattr(kind, attribute), (kind, attribute)
+            assert set(vars(again)) == set(vars(kind)) and [base.__name__ for base in again.__mro__] == [
+                base.__name__ for base in kind.__mro__]
+
+    def test_abstract_classes_and_their_registered_ones(self, name, main):
+        main.run("""
+            import abc
+            class Base(abc.ABC):
+                def __init_subclass__(cls): assert False
+            Base.__init_subclass__ = classmethod(lambda cls, **options: None)
+            class Abstract(Base):
+                @abc.abstractmethod
+                def f(self): ...
+            Abstract.register(int)
+            class Concrete(Abstract):
+                def f(self): return 1
+            """)
+        abstract, concrete = there_and_back(name, main.Abstract, main.Concrete())
+        assert issubclass(int, abstract) and not issubclass(str, abstract) and concrete.f() == 1 and isinstance(concrete, abstract)
+        with pytest.raises(TypeError, match='abstract'):
+            abstract()
+
+    def test_what_members_of_enumerations_have(self, name, main):
+        main.run("""
+            import enum
+            class Planet(enum.Enum):
+                EARTH = (1, 2)
+                WORLD = (1, 2)
+                MARS = (3, 4)
+                def __init__(self, mass, radius): self.mass = mass
+            class Flag(enum.IntFlag):
+                A = 1
+                B = 2
+                AB = 3
+            """)
+        planet, flag, both = there_and_back(name, main.Planet, main.Flag, main.Flag.A | main.Flag.B)
+        assert planet.MARS.mass == 3 and planet.WORLD is planet.EARTH and list(planet.__members__) == ['EARTH', 'WORLD', 'MARS']
+        assert both is flag.AB and list(flag) == [flag.A, flag.B]
+
+    def test_protocols_and_typed_dictionaries(self, name, main):
+        main.run("""
+            import typing
+            @typing.runtime_checkable
+            class HasF(typing.Protocol):
+                def f(self): ...
+            class F:
+                def f(self): pass
+            class Base(typing.TypedDict):
+                a: int
+            class Options(Base, total=False):
+                b: str
+            """)
+        has_f, f, options = there_and_back(name, main.HasF, main.F(), main.Options)
+        assert isinstance(f, has_f) and not isinstance(5, has_f) and options(a=1) == {'a': 1}
+        assert options.__required_keys__ == {'a'} and options.__optional_keys__ == {'b'}
+
+
+HOOKED = """
+    import dataclasses, typing
+    calls = []
+    class Base:
+        __slots__ = ()
+        def __init_subclass__(cls, **options):
+            calls.append(cls.__name__)
+            super().__init_subclass__()
+    class P:
+        known, classes = [], []
+        def __init_subclass__(cls, **options):
+            calls.append('P')
+            P.known.append(cls.__name__)
+            P.classes.append(cls)
+            super().__init_subclass__()
+    class Descriptor:
+        def __set_name__(self, owner, name):
+            calls.append(name)
+            self.name = name
+        def __get__(self, obj, owner=None): return self.name
+    class Tagged(type):
+        def __prepare__(name, bases, **options):
+            calls.append('prepare')
+            return {}
+        def __new__(cls, name, bases, namespace, *, tag):
+            calls.append('new')
+            made = super().__new__(cls, name, bases, namespace)
+            made.tag = tag
+            return made
+        def __init__(cls, *arguments, tag): calls.append('init')
+        def __setattr__(cls, name, value):
+            calls.append('setattr')
+            super().__setattr__(name, value)
+    T = typing.TypeVar('T')
+    class A(P, key=1):
+        class Inner(P): 'Nested.'
+    class B(A): pass
+    class Described: field = Descriptor()
+    class With(metaclass=Tagged, tag=5): pass
+    class Under(With, P, tag=6): pass
+    class Slots(Base): __slots__ = ('x', '__hidden')
+    class Weak(Base): __slots__ = ('x', '__weakref__')
+    class Dict(Base): __slots__ = ('x', '__dict__')
+    class MoreSlots(Slots): __slots__ = ('y',)
+    class NoMoreSlots(Slots): pass
+    class Both(Base, P): __slots__ = ()
+    class BothAgain(P, Base): __slots__ = ()
+    class Error(P, Exception): pass
+    class Mapping(dict, P): pass
+    class Number(float, P): pass
+    class Box(P, typing.Generic[T]): pass
+    class IntBox(Box[int]): pass
+    @dataclasses.dataclass(slots=True, weakref_slot=True)
+    class Data(Base):
+        a: int
+    class Named(typing.NamedTuple):
+        a: int
+    names = list(P.known)
+    layouts = [(C, C.__bases__) for C in (P, A, A.Inner, B, Described, With, Under, Slots, Weak, Dict, MoreSlots, NoMoreSlots, Both,
+               BothAgain, Error, Mapping, Number, Box, IntBox, Data, Named)]
+    calls.clear()
+    """
+
 
 class TestCloudpickle:
     def test_functions_of_a_library_keep_its_globals(self, tmp_path, monkeypatch):
@@ -499,6 +639,18 @@ def test_old_functions_are_loaded_by_their_python_and_refused_by_others(file, ma
     if file.stem.endswith(f'-{sys.version_info[0]}.{sys.version_info[1]}'):
         f, a, step, cached = serializers.load(file.read_bytes(), nothing)
         assert (f(a), f(a, 2, c=3), step(), step(), cached(1)) == (33, 35, 1, 2, 11) and cached.cache_parameters()['maxsize'] == 3
+    else:
+        with pytest.raises(SerializationError, match='define it again'):
+            serializers.load(file.read_bytes(), nothing)
+
+
+@pytest.mark.parametrize('file', sorted(OLD.glob('*-classes-*.bin')), ids=lambda file: file.stem)
+def test_old_classes_are_loaded_by_their_python(file, main):
+    main.factor = 10
+    if file.stem.endswith(f'-{sys.version_info[0]}.{sys.version_info[1]}'):
+        base, a, abstract, planet = serializers.load(file.read_bytes(), nothing)
+        assert base.known == ['A'] and isinstance(a, base) and (a.x, a.hide(1)) == (3, 11)
+        assert abstract.tag == 5 and issubclass(int, abstract) and planet.WORLD.mass == 1
     else:
         with pytest.raises(SerializationError, match='define it again'):
             serializers.load(file.read_bytes(), nothing)

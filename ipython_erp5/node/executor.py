@@ -128,7 +128,7 @@ class Executor:
             while True:
                 request = json.loads(self.connection.recv_bytes())
                 self.busy, self.record = True, Record()
-                self.send(REPLY, self.reply(wire.Request(**request['request']), request['lost']), False)
+                self.run_request(wire.Request(**request['request']), request['lost'])
         except (EOFError, OSError):
             return  # the node has gone
         except Exception:  # a fault of ours: its place is the node's log, and the death of this process is the cell's outcome
@@ -136,16 +136,21 @@ class Executor:
             os._exit(FAULT)
 
     # ------------------------------------------------------------ one cell
-    def reply(self, request: wire.Request, lost: dict[str, str]) -> bytes:
-        """Run the request and commit, or give the recorded outcome of a request that has been run before."""
+    def run_request(self, request: wire.Request, lost: dict[str, str]) -> None:
+        """Run the request and commit, or give the recorded outcome of one that has been run before.
+
+        The reply goes out after the commit, and before the transaction's remains are put away: the client need not wait for that.
+        """
         started = time.perf_counter()
         with self.notebooks.open(request, lost) as notebook:
             if notebook.outcome is not None:
-                return self.replay(request, notebook.outcome)
-            opened = time.perf_counter()
-            error = self.run(request, notebook)
-            ran = time.perf_counter()
-            return self.finish(request, notebook, error, {'open': opened - started, 'run': ran - opened})
+                reply = self.replay(request, notebook.outcome)
+            else:
+                opened = time.perf_counter()
+                error = self.run(request, notebook)
+                ran = time.perf_counter()
+                reply = self.finish(request, notebook, error, {'open': opened - started, 'run': ran - opened})
+            self.send(REPLY, reply, False)
 
     def replay(self, request: wire.Request, line: 'DataNotebookLine') -> bytes:
         """The recorded outcome, unless the request_id comes with another cell now."""
