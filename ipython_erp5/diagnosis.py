@@ -243,8 +243,8 @@ def needs_verify(kinds: Iterable[type]) -> bool:
     return not all(map(_trusted, kinds))
 
 
-TRUSTED = sys.stdlib_module_names | {'BTrees', 'dateutil', 'ipython_erp5', 'numpy', 'pandas', 'persistent', 'pyarrow', 'pytz',
-                                     'scipy'}
+TRUSTED = sys.stdlib_module_names | {'BTrees', 'dateutil', 'ipython_erp5', 'matplotlib', 'numpy', 'pandas', 'persistent', 'pyarrow',
+                                     'pytz', 'scipy', 'sklearn'}
 PLAIN_BASES = {'object', 'abc.ABC', 'typing.Generic', 'typing.Protocol'}
 LOADING_HOOKS = HOOKS | {'__setstate__', '__new__', '__setattr__', '__getattr__', '__getattribute__', '__hash__', '__class__',
                          '__init_subclass__'}  # which is called after all where Python does not exchange the bases

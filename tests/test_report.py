@@ -1,5 +1,6 @@
 """The report, its messages, and suggestions that run."""
 
+import inspect
 import sqlite3
 import types
 
@@ -135,7 +136,7 @@ def area(r):
     return [np.pi * r * r for _ in range(1)]
 '''
     area = loaded('area', source)
-    assert area(2)[0] == pytest.approx(12.566, rel=1e-3) and '\n\n    r: its' in area.__doc__
+    assert area(2)[0] == pytest.approx(12.566, rel=1e-3) and inspect.cleandoc(area.__doc__) == 'Of a circle.\n\nr: its radius'
     assert loaded('Point', 'class Point:\n    def area(self):\n        return np.pi\n')().area() > 3
 
 

@@ -132,7 +132,9 @@ class Context:
     def load(self, group: Group) -> None:
         try:
             values = serializers.load(group.data, self.references.resolve)
-        except Exception as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # whatever a user's class raises
             reason = f'{type(error).__name__}: {error}'
             self.failed.update((name, report.later_use(name, f'its saved value cannot be loaded: {reason}', '')) for name in group.names)
             return
@@ -188,7 +190,7 @@ class Context:
     def not_coming_back(self, dump: Dump, value: object) -> list[diagnosis.Culprit]:
         """What would be loaded as something else; looked at only where a class could lie and the bytes are new."""
         old = self.stored.groups.get(dump.names[0])
-        if old is not None and old.data == dump.data or not diagnosis.needs_verify({type(part) for part in dump.trace.visited}):
+        if old is not None and old.data == dump.data or not diagnosis.needs_verify(dump.trace.kinds()):
             return []
         return [culprit for _, culprit in diagnosis.verify(self.serializer, [value], dump.data, Trace(self.references),
                                                            self.references.resolve, dump.names)]

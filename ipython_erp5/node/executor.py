@@ -1,6 +1,6 @@
 """The process that runs cells: requests come in over a Connection, messages go out as they happen, one JSON line each.
 
-    node -> executor   a JSON object: the fields of wire.Request, `known_lost`            one cell at a time
+    node -> executor   a JSON object, one cell at a time: `request` (wire.Request), `lost` (request_id -> cause, for the history)
     executor -> node   E line   a message of the running cell, relayed as it is
                        R lines  its last messages up to execute_reply, after the commit: the executor is idle again
     SIGINT             an interrupt of the request that was sent, also if it has not been read yet

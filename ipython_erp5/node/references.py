@@ -148,6 +148,11 @@ class Trace:
             self.visited.append(value)
         return reference
 
+    def kinds(self) -> set[type]:
+        """The types of the visited objects; of classes only the notebook's own, as others are named and not made again."""
+        return {type(value) for value in self.visited
+                if self.references.kinds[type(value)] != 'class' or getattr(value, '__module__', '') == '__main__'}
+
     def mutable(self) -> set[int]:
         """Ids of the visited objects that a change through one variable would show in another."""
         kinds, main = self.references.kinds, self.references.module.__dict__
