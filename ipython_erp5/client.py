@@ -17,6 +17,7 @@ from urllib.parse import urlencode, urlsplit, urlunsplit
 import requests
 import urllib3
 import urllib3.exceptions
+from urllib3.util.connection import is_connection_dropped
 
 from . import wire
 from .errors import (ConnectionLostError, ERP5Error, NodeError, NodeTimeoutError, NotASiteError, SiteUnreachableError,
@@ -62,6 +63,12 @@ class Client:
     def close(self) -> None:
         """Close the idle connections. A later request opens new ones."""
         self._adapter.close()
+
+    def connected(self) -> bool:
+        """Whether the connection of an earlier request is still open: then the same server is at its other end."""
+        manager = self._adapter.poolmanager
+        idle = [connection for key in manager.pools.keys() for connection in manager.pools[key].pool.queue]
+        return any(connection is not None and not is_connection_dropped(connection) for connection in idle)
 
     # ------------------------------------------------------------ asking
     def post(self, method: str, form: Mapping[str, str], accept: str = '*/*',

@@ -127,8 +127,12 @@ class Session:
         return reply
 
     def _request(self, code: str, pull: str, store_history: bool) -> wire.Request:
-        """Each request announces the id of the next one, which saves the node a commit."""
-        request_id, self._next_id = self._next_id, uuid.uuid4().hex
+        """Each request announces the id of the next one, which saves the node a commit.
+
+        After a new connection another node may answer, which cannot know whether the announced request has begun elsewhere.
+        """
+        request_id = self._next_id if self.client.connected() else uuid.uuid4().hex
+        self._next_id = uuid.uuid4().hex
         return wire.Request(python_expression=code, reference=self.reference, title=self.title, store_history=store_history,
                             request_id=request_id, next_request_id=self._next_id, serializer=self.serializer, pull=pull)
 

@@ -395,6 +395,45 @@ def test_a_node_that_is_killed_has_everything_that_it_acknowledged(tmp_path: Pat
         node.stop()
 
 
+@pytest.mark.parametrize('between', ['', 'other = 1'])
+def test_an_announced_cell_is_not_run_again_by_the_next_node(tmp_path: Path, between: str) -> None:
+    """The id of the cell was announced with the cell before, so that its claim was no commit of its own."""
+    announced, code = uuid.uuid4().hex, f'import time\nopen({str(tmp_path / "runs")!r}, "a").write("x")\ntime.sleep(30)'
+    node = start_node(tmp_path / 'node')
+    try:
+        with node.session('kept') as session, ThreadPoolExecutor(1) as threads:
+            messages(session, 'n = 1', request_id=uuid.uuid4().hex, next_request_id=announced)
+            cell = threads.submit(messages, session, code, request_id=announced)
+            until((tmp_path / 'runs').exists)
+            tree = psutil.Process(node.process.pid).children(recursive=True)
+            node.process.kill()
+            for process in tree:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+            node.process.wait(10)
+            assert cell.exception() is not None
+        (node.data_dir / 'node.json').unlink()
+        with running(tmp_path / 'node') as again, again.session('kept') as after:
+            if between:
+                after.execute(between)
+            lost = messages(after, code, request_id=announced)
+            assert lost[-1]['ename'] == 'CellLost' and 'node gone' in lost[-1]['evalue']
+            assert after.execute('n').result == {'text/plain': '1'}
+        assert (tmp_path / 'runs').read_text() == 'x'
+    finally:
+        node.stop()
+
+
+def test_a_session_goes_on_after_its_node_was_started_again(tmp_path: Path) -> None:
+    """The id that it had announced to the old node is not used: the new one could not know whether that has begun."""
+    node = start_node(tmp_path / 'node')
+    with node.session('kept') as session:
+        session.execute('n = 1')
+        node.stop()
+        with running(tmp_path / 'node', '--port', node.url.split(':')[2].split('/')[0]):
+            assert session.execute('n += 1; n').result == {'text/plain': '2'}
+
+
 def test_sigterm_ends_a_node_and_all_its_processes(tmp_path: Path) -> None:
     node = start_node(tmp_path / 'node')
     with node.session() as session, in_background(session) as start:

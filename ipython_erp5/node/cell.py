@@ -253,7 +253,7 @@ class Notebooks:
     def take(self, notebook: DataNotebook, request: wire.Request, lost: Mapping[str, str]) -> DataNotebookLine | None:
         """Claim the request; first the history gets the cells whose process has gone, which may be this very one."""
         causes = dict(lost)
-        if notebook.claim.state == 'running':
+        if notebook.begun(notebook.claim.request_id, self.node):
             causes.setdefault(notebook.claim.request_id, 'node gone')
         for request_id, cause in causes.items():
             if request_id not in notebook.requests:

@@ -111,9 +111,10 @@ class DataNotebook(Document):
         claim = self.claim
         return bool(claim.request_id == request_id and (claim.state, claim.node) == ('next', node))
 
-    def begun(self, request_id: str) -> bool:
-        """Whether a request without an outcome may have begun: it is lost."""
-        return bool(self.claim.request_id == request_id and self.claim.state == 'running')
+    def begun(self, request_id: str, node: str) -> bool:
+        """Whether a request without an outcome may have begun: it is claimed, or was announced to another node than this one."""
+        claim = self.claim
+        return bool(request_id and claim.request_id == request_id and (claim.state == 'running' or claim.node != node))
 
     def take(self, request_id: str, node: str, state: str) -> None:
         claim = self.claim
@@ -127,10 +128,11 @@ class DataNotebook(Document):
         return line
 
     def add_lost(self, request_id: str, cause: str) -> DataNotebookLine:
-        """The history says that a cell was lost, and by what."""
+        """The history says that a cell was lost, and by what; not of one that was only announced: it may never have been sent."""
         error, reply = wire.lost(request_id, cause)
-        return self.add_line(wire.Request(request_id=request_id), status='error', committed=False, ename=reply['ename'],
-                             evalue=reply['evalue'], shown=wire.encode(error))
+        announced = self.claim.request_id == request_id and self.claim.state == 'next'
+        return self.add_line(wire.Request(request_id=request_id, store_history=not announced), status='error', committed=False,
+                             ename=reply['ename'], evalue=reply['evalue'], shown=wire.encode(error))
 
     def describe(self) -> dict[str, Any]:
         """What `Base_getJupyterContext` answers; reads no values."""

@@ -93,7 +93,7 @@ class Node:
         line = notebook.outcome(request_id) if notebook is not None else None
         if line is not None:
             return self.answer(REQUEST, iter([*line.messages(), wire.encode(line.reply(request_id, self.name))]))
-        if notebook is not None and notebook.begun(request_id):
+        if notebook is not None and notebook.begun(request_id, self.name):
             return self.answer(REQUEST, map(wire.encode, wire.lost(request_id, 'node gone')))
         REQUEST.RESPONSE.setStatus(404)
         REQUEST.RESPONSE.setHeader('Content-Type', 'application/json')
