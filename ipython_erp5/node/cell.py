@@ -238,7 +238,7 @@ class Notebooks:
             notebook = module.open_notebook(request)
             if notebook.claimed_for(request.request_id, self.node) and not lost:
                 return notebook, None
-            outcome = notebook.outcome(request.request_id)
+            outcome = notebook.outcome(request.request_id, '' if request.request_id in lost else self.node)
             if outcome is None:
                 outcome = self.take(notebook, request, lost)
             try:
@@ -258,7 +258,7 @@ class Notebooks:
         for request_id, cause in causes.items():
             if request_id not in notebook.requests:
                 notebook.add_lost(request_id, cause)
-        outcome = notebook.outcome(request.request_id)
+        outcome = notebook.outcome(request.request_id, '' if request.request_id in lost else self.node)
         if outcome is None:
             notebook.take(request.request_id, self.node, 'running')
         return outcome

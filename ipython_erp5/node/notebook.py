@@ -48,7 +48,7 @@ class DataNotebookLine(Document):
 
     portal_type: ClassVar[str] = 'Data Notebook Line'
     properties: ClassVar[tuple[str, ...]] = (*Document.properties, 'notebook_code', 'notebook_code_result', 'mime_type')
-    notebook_code = ename = evalue = request_id = user = ''
+    notebook_code = ename = evalue = request_id = user = announced_to = ''
     status = 'ok'
     committed = True
     listed = True  # a cell with store_history=False has a line too: its id must not run again, its functions need their source
@@ -101,10 +101,14 @@ class DataNotebook(Document):
     def next_count(self) -> int:
         return int(self.lines.maxKey()) + 1 if self.lines else 1
 
-    def outcome(self, request_id: str) -> DataNotebookLine | None:
-        """The line of a request that has been run."""
+    def outcome(self, request_id: str, fresh_for: str = '') -> DataNotebookLine | None:
+        """The line of a request that has been run, or may have been; `fresh_for`: the node, if it knows that it has not begun it.
+
+        Only the node to which a request was announced may have begun it without a claim of its own.
+        """
         count = self.requests.get(request_id)
-        return None if count is None else self.lines[count]
+        line = None if count is None else self.lines[count]
+        return None if line is not None and fresh_for and line.announced_to == fresh_for else line
 
     def claimed_for(self, request_id: str, node: str) -> bool:
         """Whether `node` may begin the request without another commit."""
@@ -132,7 +136,8 @@ class DataNotebook(Document):
         error, reply = wire.lost(request_id, cause)
         announced = self.claim.request_id == request_id and self.claim.state == 'next'
         return self.add_line(wire.Request(request_id=request_id, store_history=not announced), status='error', committed=False,
-                             ename=reply['ename'], evalue=reply['evalue'], shown=wire.encode(error))
+                             ename=reply['ename'], evalue=reply['evalue'], shown=wire.encode(error),
+                             announced_to=self.claim.node if announced else '')
 
     def describe(self) -> dict[str, Any]:
         """What `Base_getJupyterContext` answers; reads no values."""

@@ -77,6 +77,7 @@ class Pool:
         self.spare: list[Process] = []  # fresh ones
         self.starting = 0
         self.lost: dict[str, dict[str, str]] = {}  # notebook -> request -> cause, until a line of the history says it
+        self.begun: set[str] = set()  # requests that a process here was given: about 100 bytes each, for the life of the node
         self.counts = {'cells': 0, 'lost': 0}
         self.closed = False
         self.spare.extend(process.ready() for process in [Process(make_notebooks) for _ in range(size)])
@@ -119,6 +120,9 @@ class Pool:
             pass
         with self.changed:
             lost = self.lost.pop(run.request.reference, {})
+            if run.request.request_id in self.begun:  # and its end is not remembered any more: if it is not on record either
+                lost.setdefault(run.request.request_id, 'its outcome was not recorded')
+            self.begun.add(run.request.request_id)
         run.process.send(run.request, lost)
         self.start(run)
         lines = self.relay(run)
