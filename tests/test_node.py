@@ -368,6 +368,16 @@ def test_a_child_that_lives_on_does_not_hide_the_death(session: Session) -> None
     assert time.monotonic() - begun < 3
 
 
+def kill_all(node: Node) -> None:
+    """The machine has gone: the node and all its processes at once."""
+    tree = psutil.Process(node.process.pid).children(recursive=True)
+    node.process.kill()
+    for process in tree:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    node.process.wait(10)
+
+
 def test_a_node_that_is_killed_has_everything_that_it_acknowledged(tmp_path: Path) -> None:
     node = start_node(tmp_path / 'node')
     try:
@@ -378,12 +388,7 @@ def test_a_node_that_is_killed_has_everything_that_it_acknowledged(tmp_path: Pat
             with ThreadPoolExecutor(1) as threads:
                 cell = threads.submit(messages, session, "import time\nprint('x')\ntime.sleep(30)\nlate = 1", request_id=begun)
                 until(lambda: session.status()['running'] and time.sleep(.3) is None)  # type: ignore[index]
-                tree = psutil.Process(node.process.pid).children(recursive=True)
-                node.process.kill()
-                for process in tree:
-                    with contextlib.suppress(psutil.NoSuchProcess):
-                        process.kill()
-                node.process.wait(10)
+                kill_all(node)
                 (node.data_dir / 'node.json').unlink(missing_ok=True)
                 with running(tmp_path / 'node', '--port', node.url.split(':')[2].split('/')[0]) as again, again.session('kept') as after:
                     after.execute('assert [n0, n1, n2, n3, n4] == [0, 1, 2, 3, 4]')
@@ -405,12 +410,7 @@ def test_an_announced_cell_is_not_run_again_by_the_next_node(tmp_path: Path, bet
             messages(session, 'n = 1', request_id=uuid.uuid4().hex, next_request_id=announced)
             cell = threads.submit(messages, session, code, request_id=announced)
             until((tmp_path / 'runs').exists)
-            tree = psutil.Process(node.process.pid).children(recursive=True)
-            node.process.kill()
-            for process in tree:
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    process.kill()
-            node.process.wait(10)
+            kill_all(node)
             assert cell.exception() is not None
         (node.data_dir / 'node.json').unlink()
         with running(tmp_path / 'node') as again, again.session('kept') as after:

@@ -131,10 +131,10 @@ class OpenNotebook:
             return None
 
     # ------------------------------------------------------------ after the cell
-    def save(self, request: wire.Request, error: BaseException | None) -> list[bytes]:
+    def save(self, request: wire.Request, error: BaseException | None) -> wire.Message:
         """Variables and environment into the transaction; after an error the user's changes of the database are dropped first.
 
-        The report on it is a message, if there is anything to say.
+        What was saved, and what was not, is the message.
         """
         for hook in self.hooks:
             delattr(builtins, hook)
@@ -147,9 +147,8 @@ class OpenNotebook:
         if self.setups.changed:
             self.notebook.environment = tuple(setup.as_record() for setup in self.setups.stored())
         warning = self.setups.warning()
-        message = wire.context(saved.saved, saved.deleted, [lost.as_message() for lost in saved.not_saved],
-                               [warning] if warning else [], self.serializer)
-        return [wire.encode(message)]
+        return wire.context(saved.saved, saved.deleted, [lost.as_message() for lost in saved.not_saved],
+                            [warning] if warning else [], self.serializer)
 
     def mine(self) -> dict[str, object]:
         """The user's variables: not what the shell, the node or the environment has put there, if it is still that."""

@@ -191,18 +191,17 @@ class Executor:
                spent: dict[str, float]) -> bytes:
         """Save and commit, and then say what was saved: the last messages go out in one piece, each would cost a wake-up."""
         clock = time.perf_counter()
-        report = notebook.save(request, error)
+        report = wire.encode(notebook.save(request, error))
         ename, evalue = name_and_text(error) if error else ('', '')
-        for line in report:
-            self.record.add(line)
+        self.record.add(report)
         conflict = notebook.commit(request, self.record.data(), ename, evalue)
         if conflict:
             ename, evalue = conflict
-            report = [wire.encode(wire.error(ename, evalue, [f'{ename}: {evalue}']))]
+            report = wire.encode(wire.error(ename, evalue, [f'{ename}: {evalue}']))
         times = {name: round(1e6 * seconds) for name, seconds in {**spent, 'save': time.perf_counter() - clock}.items()}
         reply = wire.execute_reply('error' if ename else 'ok', not conflict, request.request_id, ename=ename, evalue=evalue,
                                    node=self.notebooks.node, execution_count=notebook.count, times=times)
-        return b''.join([*report, wire.encode(reply)])
+        return report + wire.encode(reply)
 
 
 def main(connection: Connection, outputs: tuple[Connection, ...], make_notebooks: 'Callable[[], Notebooks]') -> None:

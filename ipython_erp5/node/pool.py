@@ -14,7 +14,7 @@ import os
 import signal
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from .. import wire
@@ -190,10 +190,7 @@ class Pool:
 
     def fail(self, run: Run, reason: str) -> list[bytes]:
         """Nothing of the cell has begun."""
-        lines = [wire.encode(message) for message in wire.failed(run.request.request_id, 'NodeError', f'{reason}; nothing was run')]
-        self.finish(run)
-        for line in lines:
-            run.add(line, line is lines[-1])
+        lines = self.conclude(run, wire.failed(run.request.request_id, 'NodeError', f'{reason}; nothing was run'))
         with self.changed:
             self.remembered.pop(run.request.request_id, None)
         return lines
@@ -205,7 +202,11 @@ class Pool:
         with self.changed:
             self.lost.setdefault(run.request.reference, {})[run.request.request_id] = cause
             self.counts['lost'] += 1
-        lines = [wire.encode(message) for message in wire.lost(run.request.request_id, cause)]
+        return self.conclude(run, wire.lost(run.request.request_id, cause))
+
+    def conclude(self, run: Run, messages: Iterable[wire.Message]) -> list[bytes]:
+        """End a run with an outcome that no process gave."""
+        lines = [wire.encode(message) for message in messages]
         self.finish(run)
         for line in lines:
             run.add(line, line is lines[-1])

@@ -102,7 +102,11 @@ class Process:
     def end(self) -> None:
         """It has died, or has no connection any more: what is left of it ends."""
         self.dead = True
-        self.process.join(1)
+        self.join(1)
+
+    def join(self, seconds: float) -> None:
+        """Wait for its end; it is ended if that takes longer."""
+        self.process.join(seconds)
         if self.process.is_alive():
             self.process.kill()
             self.process.join(2)
@@ -116,10 +120,7 @@ class Process:
     def close(self) -> None:
         """End of file: it leaves when its cell is done, and is ended if it does not."""
         self.connection.close()
-        self.process.join(2)
-        if self.process.is_alive():
-            self.process.kill()
-            self.process.join(2)
+        self.join(2)
         for output in self.outputs.values():
             output.close()
         self.process.close()
