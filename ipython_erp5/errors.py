@@ -74,6 +74,19 @@ class SerializationError(ERP5Error, TypeError):
     """A value cannot be serialized, or does not come back as what it was."""
 
 
+class ReferenceNeededError(ERP5Error, RuntimeError):
+    """A dump that only notes what it visits has met an object that may have to be referred to."""
+
+
+class StorageFullError(ERP5Error, OSError):
+    """There is no room for a large value. `needed`, `free`: bytes on the disk of the database, or of this node's cache of it."""
+
+    def __init__(self, needed: int, free: int, reason: str) -> None:
+        super().__init__(f'{needed:,} bytes of a large value have no room in the database ({reason}): {free:,} bytes are free. '
+                         f'Delete what is not needed and run `ipython-erp5 pack`, or give the disk more room')
+        self.needed, self.free = needed, free
+
+
 # ---------------------------------------------------------------- the environment
 class EnvironmentDefinitionError(ERP5Error, TypeError):
     """`environment.define` was called in a way that cannot be kept."""

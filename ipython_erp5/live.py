@@ -13,6 +13,7 @@ Stored pickles name the `load_…` functions of this module and their arguments:
 
 import abc
 import copyreg
+import dataclasses
 import enum
 import functools
 import importlib
@@ -34,7 +35,7 @@ class Namespace:
         self.name = name
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return load_namespace, (self.name,)
+        return load_namespace, (''.join(list(self.name)),)  # a copy: whether it is the one string of the process would show in the bytes
 
 
 def load_namespace(name: str) -> dict[str, Any]:
@@ -75,6 +76,12 @@ def load_function_state(function: types.FunctionType, state: tuple[dict[str, Any
         setattr(function, name, value)
 
 
+def by_value(kind: Any) -> bool:
+    """Whether a class or function is pickled by value: it cannot be imported."""
+    from cloudpickle.cloudpickle import _should_pickle_by_reference
+    return not _should_pickle_by_reference(kind)
+
+
 def is_definition(obj: object) -> bool:
     """Whether it is a function or a class."""
     return isinstance(obj, types.FunctionType) or issubclass(type(obj), type)
@@ -95,6 +102,7 @@ def reduce_function(function: types.FunctionType, reduction: Any) -> Any:
     module = module_of(function.__globals__)
     if module is not None:
         namespace, copied = Namespace(module), {}
+        attributes.pop('_cloudpickle_submodules', None)  # what the namespace imports, and not what is imported just now
     return (load_function, (code, namespace, function.__name__, function.__closure__), (own, attributes, copied),
             None, None, load_function_state)
 
@@ -254,6 +262,20 @@ def load_cached(function: Callable[..., Any], parameters: dict[str, Any]) -> Any
     return functools.lru_cache(**parameters)(function)
 
 
+def reduce_cached_property(cached: Any) -> tuple[Any, ...]:
+    """Up to Python 3.11 it has a lock, which nobody holds between cells."""
+    return load_cached_property, (cached.func,), {name: value for name, value in vars(cached).items() if name not in ('func', 'lock')}
+
+
+def load_cached_property(function: Callable[[Any], Any]) -> Any:
+    return functools.cached_property(function)
+
+
+def reduce_missing(missing: object) -> str:
+    """By name: whoever meets it asks whether it is the one object."""
+    return 'MISSING'
+
+
 def reduce_stream(obj: object) -> tuple[Any, ...] | None:
     """The streams that every process has under the same name; None for anything else."""
     return next(((getattr, (sys, name)) for name in ('stdout', 'stderr') if obj is getattr(sys, name)), None)
@@ -278,4 +300,5 @@ def reduce_exception(obj: object) -> tuple[Any, ...] | None:
 # cloudpickle's own reductions of these copy what is shared, or let a process crash or change
 REDUCERS: dict[type, Callable[[Any], Any]] = {
     types.CellType: reduce_cell, types.CodeType: reduce_code, typing.TypeVar: reduce_typevar,
-    functools._lru_cache_wrapper: reduce_cached}
+    functools._lru_cache_wrapper: reduce_cached, functools.cached_property: reduce_cached_property,
+    type(dataclasses.MISSING): reduce_missing}

@@ -30,8 +30,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
-from .errors import ERP5Error, SerializationError, UnsupportedError
+from .errors import ERP5Error, ReferenceNeededError, SerializationError, UnsupportedError
 from .fidelity import error_text, unfaithful, unfaithful_kind
+from .frames import Reducers
 from .live import MAIN, REDUCERS, is_definition, load_namespace, reduce_definition, reduce_exception, reduce_stream, stand_in
 
 Reference = Callable[[object], object | None]
@@ -39,6 +40,7 @@ Resolve = Callable[[Any], object]
 BufferCallback = Callable[[pickle.PickleBuffer], object]
 
 MAGIC, FORMAT = b'ipython_erp5', b'1'
+HEADER = 300  # bytes that it has at most
 GROUP = 'ipython_erp5.serializers'
 DEFAULT = 'cloudpickle'
 
@@ -55,6 +57,12 @@ class Serializer(ABC):
     """A way of turning values into bytes. A new one gives `name`, `version`, `pickler` and `unpickler`."""
 
     name: ClassVar[str]
+    quick: ClassVar[bool] = False
+    """Whether `dump` may append every object to `reference.visited` instead of calling `reference`, which takes Python's time.
+
+    Then it asks `reference.doubtful(object)` about everything but plain containers and atoms, and raises ReferenceNeededError at the
+    first of which that is true: to be dumped again with a reference that is called.
+    """
 
     @property
     @abstractmethod
@@ -73,7 +81,8 @@ class Serializer(ABC):
         """The values as bytes. SerializationError if one of them cannot be kept as it is.
 
         `reference` is called with every object at every visit; what it returns, unless None, is stored instead. A C function
-        (`list.append`) is called without detour. `buffers` gets each large buffer and returns false to keep it for itself.
+        (`list.append`) is called without detour. A reference with `visited` and `doubtful` need not be called at all: see `quick`.
+        `buffers` gets each large buffer and returns false to keep it for itself.
         """
         file = io.BytesIO()
         try:
@@ -92,6 +101,9 @@ class Serializer(ABC):
         header = read_header(data)
         if header.name != self.name:
             raise SerializationError(f'expected bytes of {self.name}, got bytes of {header.name}: load them with {header.name}')
+        return self.load_after(header, data, resolve, buffers)
+
+    def load_after(self, header: 'Header', data: bytes, resolve: Resolve, buffers: Iterable[Any] | None) -> list[Any]:
         try:
             unpickler = self.unpickler(io.BytesIO(memoryview(data)[header.start:]), resolve, buffers)
             return [unpickler.load() for _ in range(header.count)]
@@ -118,7 +130,7 @@ def _header(serializer: Serializer, count: int, length: int) -> bytes:
 
 def read_header(data: bytes) -> Header:
     """The header of serialized values; SerializationError unless all bytes that it announces are there, and no more."""
-    line, end, _ = bytes(data[:300]).partition(b'\n')
+    line, end, _ = bytes(data[:HEADER]).partition(b'\n')
     fields = line.split(b' ')
     if not end or len(fields) != 6 or fields[0] != MAGIC or not (fields[4].isdigit() and fields[5].isdigit()):
         raise SerializationError(f'expected bytes that begin with {MAGIC.decode()!r}, got {line[:40]!r}')
@@ -138,7 +150,8 @@ def name_of(data: bytes) -> str:
 
 def load(data: bytes, resolve: Resolve, buffers: Iterable[Any] | None = None) -> list[Any]:
     """The values in the bytes of any known serializer."""
-    return get(name_of(data)).load(data, resolve, buffers)
+    header = read_header(data)
+    return get(header.name).load_after(header, data, resolve, buffers)
 
 
 # ---------------------------------------------------------------- the registry
@@ -213,6 +226,7 @@ class Cloudpickle(Serializer):
     """The default: functions, classes and their instances of the notebook too. Protocol 5, buffers out of band."""
 
     name = 'cloudpickle'
+    quick = True
 
     @property
     def version(self) -> str:
@@ -241,16 +255,24 @@ def _cloudpickler() -> Any:
         dispatch_table = ChainMap(REDUCERS, cloudpickle.Pickler.dispatch_table)
 
         def __init__(self, file: io.BytesIO, reference: Reference, buffers: BufferCallback | None) -> None:
-            self.persistent_id = reference  # before __init__, which reads it
+            self.doubtful: Callable[[object], bool] | None = getattr(reference, 'doubtful', None)
+            visited: list[object] | None = getattr(reference, 'visited', None) if self.doubtful else None
+            self.persistent_id = reference if visited is None else visited.append  # before __init__, which reads it
             self.refusal = _Refusal(Cloudpickle.name)
+            self.reducers = Reducers()
             super().__init__(file, 5, buffer_callback=buffers)
 
         def dump(self, obj: Any) -> None:
             pickle.Pickler.dump(self, obj)  # cloudpickle's own would hide a RecursionError
 
         def reducer_override(self, obj: Any) -> Any:
+            if self.doubtful is not None and self.doubtful(obj):
+                raise ReferenceNeededError
             if is_definition(obj):
                 return reduce_definition(obj, super().reducer_override(obj))
+            reduce = self.reducers[type(obj)]
+            if reduce is not None:
+                return reduce(obj)
             self.refusal.check(obj)
             return reduce_stream(obj) or reduce_exception(obj) or NotImplemented
 
@@ -300,6 +322,7 @@ def _dillers() -> tuple[Any, Any]:
         def __init__(self, file: io.BytesIO, reference: Reference, buffers: BufferCallback | None) -> None:
             self.persistent_id = reference
             self.refusal = _Refusal(Dill.name)
+            self.reducers = Reducers()
             self.definitions = cloudpickle.Pickler(io.BytesIO())
             super().__init__(file, 5, byref=False, recurse=False, buffer_callback=buffers)
             self._main = sys.modules[MAIN]
@@ -319,6 +342,9 @@ def _dillers() -> tuple[Any, Any]:
                 return REDUCERS[type(obj)](obj)
             if type(obj) is types.ModuleType and sys.modules.get(obj.__name__) is obj:
                 return importlib.import_module, (obj.__name__,)
+            reduce = self.reducers[type(obj)]
+            if reduce is not None:
+                return reduce(obj)
             self.refusal.check(obj)
             return reduce_stream(obj) or reduce_exception(obj) or NotImplemented
 
