@@ -15,6 +15,7 @@ import builtins
 import functools
 import io
 import linecache
+import re
 import sys
 import traceback
 import types
@@ -35,11 +36,14 @@ from traitlets.config import Config
 
 from .. import wire
 from ..errors import ERP5Error
+from .namespace import Namespace
 from .source import cell_filename, cell_number
 
 Emit = Callable[[wire.Message], None]
 Prepare = Callable[[ast.Module, str], ast.Module]
 OURS = str(Path(__file__).parent.parent) + '/'  # where this package's own code is
+LOOKING = frozenset({'who', 'who_ls', 'whos', 'reset', 'reset_selective', 'xdel', 'psearch'})  # magics that go through all variables
+NAME = re.compile(r'[^\W\d]\w*')
 BUFFER = 8192  # characters of a line that is not ended
 
 
@@ -96,7 +100,7 @@ class Publisher(DisplayPublisher):
 
 
 class Hook(DisplayHook):
-    """The value of the last expression -> execute_result, and `_`, `__`, `___` of the notebook."""
+    """The value of the last expression -> execute_result, and `_` of the notebook."""
 
     def __call__(self, result: Any = None) -> None:
         shell = cast(CellShell, self.shell)
@@ -108,15 +112,7 @@ class Hook(DisplayHook):
         if data:
             shell.flush_streams()
             shell.emit(wire.execute_result(bundle(data), metadata, shell.execution_count))
-        self.shift(shell.user_ns, result)
-
-    @staticmethod
-    def shift(namespace: dict[str, Any], result: Any) -> None:
-        """`_` is the newest value, `__` the one before, `___` the one before that."""
-        for older, newer in (('___', '__'), ('__', '_')):
-            if newer in namespace:
-                namespace[older] = namespace[newer]
-        namespace['_'] = result
+        shell.names.shown(result)
 
 
 class Compiler(CachingCompiler):
@@ -147,6 +143,7 @@ class CellShell(InteractiveShell):
 
     def __init__(self, **kwargs: Any) -> None:
         self.emit: Emit = lambda message: None
+        self.names = self.no_names = Namespace()
         self.prepare: Prepare = lambda tree, source: tree
         self.source_of: Callable[[int], str] = lambda number: ''
         self.source = self.transformed = ''
@@ -198,15 +195,15 @@ class CellShell(InteractiveShell):
         self.stderr.flush()
 
     # ------------------------------------------------------------ namespace
-    def enter(self, module: types.ModuleType) -> None:
-        """`module` is `__main__` from here on."""
-        self.user_module, self._user_ns = module, module.__dict__
+    def enter(self, names: Namespace) -> None:
+        """`names.module` is `__main__` from here on."""
+        self.names, self.user_module, self._user_ns = names, names.module, names.dict
         self._user_ns.update(self.hidden)
         self.user_ns_hidden.clear()
         self.user_ns_hidden.update(self.hidden)
-        sys.modules['__main__'] = module
+        sys.modules['__main__'] = names.module
         if self.Completer is not None:
-            self.Completer.namespace = self.Completer.global_namespace = module.__dict__
+            self.Completer.namespace = self.Completer.global_namespace = names.dict
 
     def leave(self) -> None:
         """Take out what `enter` has put in, and nothing that the user has put over it. `__main__` stays: the values are saved now.
@@ -218,7 +215,23 @@ class CellShell(InteractiveShell):
         for name, value in self.hidden.items():
             if namespace.get(name) is value:
                 del namespace[name]
-        self.user_module, self._user_ns = self.neutral, self.neutral.__dict__
+        self.names, self.user_module, self._user_ns = self.no_names, self.neutral, self.neutral.__dict__
+
+    # ------------------------------------------------------------ what IPython looks up by itself
+    def run_line_magic(self, magic_name: str, line: str, _stack_depth: int = 1) -> Any:
+        if magic_name in LOOKING:
+            self.names.reveal()
+        return super().run_line_magic(magic_name, line, _stack_depth + 1)
+
+    def var_expand(self, cmd: Any, depth: int = 0, *args: Any, **kwargs: Any) -> Any:
+        """`!echo $x` and `%magic {x}` find `x` in a copy of the namespace."""
+        for name in set(NAME.findall(str(cmd))):
+            self.names.fetch(name)
+        return super().var_expand(cmd, depth + 1, *args, **kwargs)
+
+    def _ofind(self, oname: str, *args: Any, **kwargs: Any) -> Any:  # `x?`
+        self.names.fetch(oname.partition('.')[0].partition('[')[0])
+        return super()._ofind(oname, *args, **kwargs)
 
     # ------------------------------------------------------------ one cell
     def run(self, source: str, count: int, flags: int = 0) -> BaseException | None:
