@@ -4,24 +4,15 @@ A story is a list of cells; the assertions are in the cells.
 """
 
 import contextlib
-import sys
 import textwrap
-import types
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-import transaction
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from conftest import Node
-from ipython_erp5 import wire
 from ipython_erp5.errors import ERP5Error, RemoteError
-from ipython_erp5.node import cell as executing
-from ipython_erp5.node import cluster, portal
 from ipython_erp5.session import Reply, Session
 
 Run = Callable[[str], Reply]
@@ -397,139 +388,6 @@ def test_what_is_shown_of_variables(run: Run, session: Session) -> None:
     assert [(name, row['type'], row['shares']) for name, row in sorted(rows.items())] == [
         ('a', 'list', ['b']), ('b', 'list', ['a']), ('c', 'int', [])]
     assert all(row['size'] > 0 and row['cell'] == 1 for row in rows.values())
-
-
-# ---------------------------------------------------------------- the same as plain Python
-VARIABLES = st.sampled_from('abcd')
-ATOMS = st.sampled_from(['1', "'x'", '[]', '{}', '[0]', '(1, [2])', 'None'])
-STATEMENTS = st.one_of(
-    st.builds('{} = {}'.format, VARIABLES, ATOMS),
-    st.builds('{} = {}'.format, VARIABLES, VARIABLES),
-    st.builds('{} = [{}, {}]'.format, VARIABLES, VARIABLES, VARIABLES),
-    st.builds('{}.append({})'.format, VARIABLES, VARIABLES),
-    st.builds('{}[0] = {}'.format, VARIABLES, VARIABLES),
-    st.builds("{}['k'] = {}".format, VARIABLES, VARIABLES),
-    st.builds('{}.attribute = {}'.format, VARIABLES, VARIABLES),
-    st.builds('del {}'.format, VARIABLES),
-    st.builds('def {}(x=None): return [{}, x]'.format, VARIABLES, VARIABLES),
-    st.builds('def {}(x={}):\n    global {}\n    {} = x'.format, VARIABLES, VARIABLES, VARIABLES, VARIABLES).filter(
-        lambda text: text.split('global ')[1][0] != 'x'),
-    st.builds('class {}:\n    held = {}\n    def get(self): return self.held'.format, VARIABLES, VARIABLES),
-    st.builds('{} = {}()'.format, VARIABLES, VARIABLES),
-    st.builds('{} = {}.get()'.format, VARIABLES, VARIABLES),
-    st.builds('(lambda v: [v, lambda: v])({})[1]; {} = (lambda v: lambda: v)({})'.format, VARIABLES, VARIABLES, VARIABLES),
-)
-PROGRAMS = st.lists(st.lists(STATEMENTS, min_size=1, max_size=5).map('\n'.join), min_size=2, max_size=6)
-
-# What the variables look like: shapes, and which objects are the same. Itself a cell, so that both sides run the same text.
-LOOK = '''
-def __look():
-    seen = {}
-    def shape(value):
-        if value is None or isinstance(value, (int, str)):
-            return value
-        if id(value) in seen:
-            return seen[id(value)]
-        seen[id(value)] = f'#{len(seen)}'
-        if isinstance(value, (list, tuple)):
-            return [type(value).__name__, *map(shape, value)]
-        if isinstance(value, dict):
-            return {key: shape(item) for key, item in value.items()}
-        if isinstance(value, type):
-            return ['class', value.__name__, *(shape(v) for k, v in sorted(vars(value).items()) if k in ('held', 'attribute'))]
-        if type(value).__name__ == 'function':
-            cells = [cell.cell_contents for cell in value.__closure__ or ()]
-            return ['function', value.__name__, value.__globals__ is globals(), *map(shape, (*(value.__defaults__ or ()), *cells)),
-                    shape(vars(value))]
-        if type(value).__name__ == 'method':
-            return ['method', shape(value.__self__)]
-        return ['instance', shape(type(value)), shape(vars(value))]
-    return repr({name: shape(globals()[name]) for name in 'abcd' if name in globals()})
-'''
-
-
-def guarded(cell: str) -> str:
-    """Every statement on its own: what raises NameError in plain Python must do so here, and the cell goes on."""
-    source = 'raised = []\n'
-    for statement in cell.split('\n'):
-        if statement.startswith(' '):
-            continue
-        body = statement + ''.join('\n' + line for line in following(cell, statement))
-        source += f'try:\n{textwrap.indent(body, "    ")}\nexcept Exception as e:\n    raised.append(type(e).__name__)\n'
-    return source
-
-
-def following(cell: str, statement: str) -> list[str]:
-    """The indented lines after the statement."""
-    lines = cell.split('\n')
-    rest = lines[lines.index(statement) + 1:]
-    size = next((number for number, line in enumerate(rest) if not line.startswith(' ')), len(rest))
-    return rest[:size]
-
-
-def plainly(cells: list[str]) -> list[str]:
-    """What plain Python makes of the cells: after each one, how the variables look."""
-    module = types.ModuleType('__main__')
-    looks = []
-    for cell in cells:
-        exec(compile(guarded(cell), '<cell>', 'exec'), module.__dict__)
-        exec(LOOK, module.__dict__)
-        looks.append(f"{module.__dict__['__look']()} {module.__dict__['raised']}")
-    return looks
-
-
-@pytest.fixture(scope='module')
-def notebooks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[executing.Notebooks]:
-    """A database and the executor's way to it, in this process."""
-    with contextlib.ExitStack() as stack:
-        portal.configure_security()
-        database = cluster.open_database(cluster.embedded_storage(tmp_path_factory.mktemp('database')))
-        stack.callback(database.close)
-        cluster.install(database, 'admin', 'secret')
-        stack.callback(transaction.manager.__class__.__setattr__, transaction.manager, 'explicit', transaction.manager.explicit)
-        opened = executing.Notebooks(database.open, 'here')
-        stack.callback(opened.connection.close)
-        yield opened
-
-
-def in_database(notebooks: executing.Notebooks, cells: list[str]) -> list[str]:
-    """The same, with a new namespace filled from the database for every cell."""
-    reference, looks = uuid.uuid4().hex, []
-    main = sys.modules['__main__']
-    try:
-        for cell in cells:
-            request = wire.Request(reference=reference, request_id=uuid.uuid4().hex, user='admin', python_expression=cell)
-            with notebooks.open(request, {}) as opened:
-                sys.modules['__main__'] = opened.module
-                notebooks.connection.cacheMinimize()
-                opened.context.fill()
-                namespace: dict[str, Any] = opened.module.__dict__
-                exec(compile(guarded(cell), '<cell>', 'exec'), namespace)
-                exec(LOOK, namespace)
-                looks.append(f"{namespace.pop('__look')()} {namespace.pop('raised')}")
-                opened.save(request, None)
-                assert not list(opened.notebook.stored.lost)
-                assert opened.commit(request, b'', '', '') is None
-    finally:
-        sys.modules['__main__'] = main
-    return looks
-
-
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
-@given(cells=PROGRAMS)
-def test_small_programs_give_what_plain_python_gives(notebooks: executing.Notebooks, cells: list[str]) -> None:
-    assert in_database(notebooks, cells) == plainly(cells)
-
-
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
-@given(cells=PROGRAMS)
-def test_small_programs_give_what_plain_python_gives_wherever_they_run(node: Node, cells: list[str]) -> None:
-    with node.session() as session:
-        looks = []
-        for cell in cells:
-            reply = session.execute(guarded(cell) + LOOK + 'print(__look(), raised, end="")\ndel __look, raised')
-            looks.append(reply.text)
-    assert looks == plainly(cells)
 
 
 def test_the_error_of_a_cell_has_the_remote_name(run: Run) -> None:

@@ -24,8 +24,10 @@ LAYERS = {
     'setups': 'errors environment written',                                    # setups in order, the `environment` object
     'fidelity': 'errors',                                                      # what must not be taken; names of what may lie
     'live': 'errors',                                                          # how functions and classes of a notebook are kept
+    'arrays': 'errors',                                                        # how arrays and their views are kept
+    'frames': 'arrays',                                                        # how frames are, and what reduces which type
     'paths': 'fidelity',                                                       # Python paths through what a pickler visited
-    'serializers': 'errors fidelity live',                                     # interface, registry, three built-in ones
+    'serializers': 'errors fidelity frames live',                              # interface, registry, three built-in ones
     'diagnosis': 'errors fidelity paths serializers',                          # culprits inside a value, and their paths
     'report': 'diagnosis',                                                     # what was not saved, why, the way out
     'transformer': '',                                                         # markers -> magics, a function of lines
@@ -36,25 +38,40 @@ LAYERS = {
     'display': 'errors wire report',                                           # events -> IPython display
     'magics': 'errors wire connections client session display',                # parse, ask, publish
     'extension': 'errors transformer magics',                                  # load and unload, without a trace
-    'cli': 'errors local_node node.cluster',                                   # serve, start, stop, status
+    'cli': 'errors local_node node.cluster',                                   # serve, start, stop, status, pack
     '__init__': 'errors connections session extension',                        # the public names
     '__main__': 'cli',                                                         # python -m ipython_erp5
     'node.__init__': '',                                                       # says what the wall is
     'node.source': '',                                                         # the code filenames of cells
-    'node.shell': 'errors wire node.source',                                   # the IPython shell that runs a cell
-    'node.references': 'errors',                                               # what is referred to rather than copied
-    'node.context': 'errors diagnosis fidelity report serializers node.references',  # a notebook's variables in ZODB
+    'node.shell': 'errors wire node.namespace node.source',                    # the IPython shell that runs a cell
+    'node.libraries': '',                                                      # what libraries keep for everybody
+    'node.references': 'errors node.libraries',                                # what is referred to rather than copied
+    'node.chunks': 'errors',                                                   # large buffers in pieces, mapped and shared
+    'node.names': '',                                                          # what a code object could do to its globals
+    'node.namespace': 'errors node.names',                                     # globals into which variables come when asked for
+    'node.audit': 'node.names node.namespace',                                 # what only the interpreter sees a cell do
+    'node.definitions': 'live node.chunks node.references',                    # classes and functions that records share
+    'node.sharing': '',                                                        # which variables belong together
+    'node.stored': 'node.chunks',                                              # a notebook's variables in ZODB
+    'node.context': 'errors diagnosis report serializers node.chunks node.definitions node.namespace node.references node.stored',
+    #                                                                          # variables while a cell runs
+    'node.units': 'errors diagnosis fidelity report node.chunks node.context node.definitions node.references node.sharing node.stored',
+    #                                                                          # what a cell could have changed, as bytes
+    'node.saving': 'errors fidelity report node.context node.sharing node.stored node.units',  # what changed, into the database
     'node.document': 'errors',                                                 # what ERP5 calls a document, and its module
-    'node.notebook': 'wire node.context node.document',                        # Data Notebook, its lines, its claim
-    'node.cell': 'errors wire environment setups serializers report node.context node.notebook node.references node.source',
-    #                                                                          # one cell as one transaction
+    'node.notebook': 'wire node.document node.stored',                         # Data Notebook, its lines, its claim
+    'node.cell': 'errors wire environment setups serializers report node.audit node.context node.namespace node.notebook node.references '
+                 'node.saving node.source',                                    # one cell as one transaction
     'node.portal': 'wire node.document node.notebook',                         # the site: modules, catalog, users
     'node.executor': 'wire node.shell node.cell node.notebook',                # the process that runs cells
     'node.preload': 'node.cell node.executor node.portal node.shell',          # imported once, before the forks
     'node.process': 'wire node.executor node.cell',                            # one executor process, seen from the node
     'node.pool': 'wire node.executor node.process node.cell',                  # choose, relay, interrupt, replace
     'node.publisher': 'errors wire serializers node.pool node.portal',         # WSGI, event stream, authorization
-    'node.cluster': 'errors node.cell node.pool node.portal node.process node.publisher',  # all of it is one node
+    'node.cures': '',                                                          # faults of RelStorage's packs
+    'node.packing': 'errors report node.chunks',                               # removing what no record needs
+    'node.cluster': 'errors node.cell node.cures node.packing node.pool node.portal node.process node.publisher',
+    #                                                                          # all of it is one node
 }
 
 # The one import that goes up.

@@ -11,6 +11,7 @@ import builtins
 import contextlib
 import functools
 import inspect
+import sys
 import types
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -22,9 +23,12 @@ from transaction.interfaces import TransientError
 
 from .. import environment, report, serializers, setups, wire
 from ..errors import SerializationError
+from .audit import watch
 from .context import Context
+from .namespace import Namespace
 from .notebook import DataNotebook, DataNotebookLine
 from .references import References
+from .saving import save
 from .source import cell_filename
 
 RESERVED = frozenset({'__builtins__', '__builtin__', '__name__', '__doc__', '__package__', '__loader__', '__spec__'})
@@ -36,19 +40,18 @@ class OpenNotebook:
 
     outcome: DataNotebookLine | None = None
 
-    def __init__(self, notebook: DataNotebook, portal: Any, manager: Any, node: str) -> None:
-        self.notebook, self.portal, self.manager, self.node = notebook, portal, manager, node
+    def __init__(self, notebook: DataNotebook, portal: Any, manager: Any, node: str, limit: int) -> None:
+        self.notebook, self.portal, self.manager, self.node, self.limit = notebook, portal, manager, node, limit
         self.count = notebook.next_count()
-        self.module = types.ModuleType('__main__', 'The namespace of a notebook.')
-        self.namespace = self.module.__dict__
-        self.namespace['__builtins__'] = builtins
+        self.names = Namespace()
+        self.module, self.namespace = self.names.module, self.names.dict
         self.setups = setups.Setups([environment.Setup.from_record(record) for record in notebook.environment], self.namespace,
                                     dump=self.dump_value, load=self.load_value, filename=cell_filename, need=self.need,
                                     source_of=self.written)
         self.injected = {'environment': setups.Environment(self.setups), 'context': portal}
         self.references = References(self.module, portal.getPhysicalRoot(), self.injected)
         self.references.provide(self.setups.provided)
-        self.context = Context(notebook.stored, self.references, serializers.get(notebook.serializer))
+        self.context = Context(notebook.stored, self.references, serializers.get(notebook.serializer), self.names, self.count)
         self.namespace.update(self.injected)
         self.prepared = 0
         self.hooks: list[str] = []
@@ -72,26 +75,28 @@ class OpenNotebook:
         self.prepared += 1
         hook = f'__erp5_imported_{self.count}_{self.prepared}__'
         processed = environment.process(tree, source if first else '', self.count, hook=hook, known=self.known_function,
-                                        shadowed='environment' in self.context.names(), flags=self.setups.flags)
+                                        shadowed=self.context.has('environment'), flags=self.setups.flags)
         setattr(builtins, hook, functools.partial(self.setups.imported, processed))
         self.hooks.append(hook)
         self.setups.begin(processed)
         if first:
             self.setups.run(processed.management_only)
             self.references.provide(self.setups.provided)
-            self.context.fill(deleted_names(tree))
+            self.context.begin(self.namespace.keys() - RESERVED)
+        self.names.trees.append(processed.tree)
         return processed.tree
 
     def need(self, names: set[str]) -> None:
         self.references.provide(self.setups.provided)
-        self.context.need(names)
+        for name in names:
+            self.context.fetch(name)
 
     def known_function(self, name: str) -> bool:
         """Whether an earlier cell, or a setup, has left a function of this name."""
         if any(setup.kind == 'function' and setup.name == name for setup in self.setups.stored()):
             return True
         self.need({name})
-        function = self.context.values.get(name)
+        function = self.namespace.get(name)
         return callable(function) and self.written(inspect.unwrap(function)) is not None
 
     def written(self, function: object) -> str | None:
@@ -115,9 +120,9 @@ class OpenNotebook:
 
     def portable(self, name: str, value: object) -> tuple[bytes, str]:
         """(bytes, '') or (b'', why not)."""
-        dump = self.context.attempt((name,), {name: value})
-        if dump is not None:
-            return dump.data, ''
+        data = self.context.dump_alone(value)
+        if data is not None:
+            return data, ''
         culprits = self.context.culprits(name, value)
         return b'', '; '.join(f'{culprit.path} → {culprit.type}' for culprit in culprits)
 
@@ -142,8 +147,9 @@ class OpenNotebook:
         if error is not None:
             self.manager.abort()
             self.manager.begin()
+        self.names.lend_no_more()
         self.references.provide(self.setups.provided)
-        saved = self.context.save(self.mine(), self.count, functools.partial(self.suggest, request.python_expression))
+        saved = save(self.context, self.mine(), self.count, functools.partial(self.suggest, request.python_expression), self.limit)
         if self.setups.changed:
             self.notebook.environment = tuple(setup.as_record() for setup in self.setups.stored())
         warning = self.setups.warning()
@@ -181,11 +187,6 @@ class OpenNotebook:
         return None
 
 
-def deleted_names(tree: ast.Module) -> set[str]:
-    """Names in `del` statements."""
-    return {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Del)}
-
-
 def same(one: object, other: object) -> bool:
     """Equal, and of the same exact types all the way down (1 is not True, a namedtuple is not a tuple)."""
     if type(one) is not type(other):
@@ -199,25 +200,33 @@ def same(one: object, other: object) -> bool:
 
 # ---------------------------------------------------------------- the executor's side
 class Notebooks:
-    """The notebooks of a site, seen from an executor: opens the database in the process that uses it."""
+    """The notebooks of a site, seen from an executor: opens the database in the process that uses it.
 
-    def __init__(self, open_connection: Callable[[Any], Any], node: str) -> None:
+    `limit`: bytes that a variable may have; 0 if any number.
+    """
+
+    def __init__(self, open_connection: Callable[[Any], Any], node: str, limit: int = 0) -> None:
         self.manager = transaction.manager  # the one that `import transaction` in a cell means
         self.connection = open_connection(self.manager)
         self.connection.explicit_transactions = True  # no poll after a commit: an idle executor holds no snapshot
-        self.node = node
+        self.node, self.limit = node, limit or sys.maxsize
         self.application = self.connection.root()['Application']
 
     @contextlib.contextmanager
     def open(self, request: wire.Request, lost: Mapping[str, str]) -> Iterator[OpenNotebook]:
         """One transaction, from a claim on the request to `commit`. `outcome` is set if the request may not be run any more."""
+        opened = None
         try:
             notebook, outcome = self.claimed(request, lost)
-            opened = OpenNotebook(notebook, self.portal(request.user), self.manager, self.node)
+            opened = OpenNotebook(notebook, self.portal(request.user), self.manager, self.node, self.limit)
             opened.outcome = outcome
             self.connection.explicit_transactions = False  # a `transaction.commit()` of the cell's own must poll
+            watch.over(opened.names)
             yield opened
         finally:
+            watch.over(None)
+            if opened is not None:
+                opened.names.close()
             self.connection.explicit_transactions = True
             if self.manager.manager._txn is not None:
                 self.manager.abort()

@@ -1,9 +1,8 @@
-"""The notebook's variables in the database, and in the namespace while a cell runs.
+"""The notebook's variables while a cell runs: each is loaded when it is first asked for.
 
-    stored context ── fill() ─► namespace of the cell ── save() ─► stored context
-      name -> Group                                                  dump every variable, trace what it visits
-      Group: names, bytes                                            variables that visit the same mutable object: one Group
-      lost:  name -> why                                             a Group is written only when its bytes have changed
+    stored context ── fetch(name) ─► Opened: the values of one group ─► namespace of the cell ── save() ─► `saving`
+                                      │
+                                      └─ definitions that it uses: their groups are opened first
 
 What is promised: variables that share a mutable object still share it; a deleted name stays deleted; a variable that cannot be
 saved costs itself, leaves a tombstone in `lost`, and is reported; one that cannot be loaded keeps its bytes. Not copied but
@@ -12,218 +11,232 @@ referred to (`References`): objects of the database, what the environment provid
 A record's data is what `serializers` writes: its header names the serializer, so that each record is read by its own.
 """
 
-import builtins
-from collections.abc import Callable, Collection, Iterable, Mapping
+import gc
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from BTrees.OOBTree import OOBTree
-from persistent import Persistent
-
-from .. import diagnosis, fidelity, report, serializers
+from .. import diagnosis, report, serializers
 from ..errors import NotSavedError
+from .chunks import Buffers
+from .definitions import Definitions
+from .namespace import Namespace
 from .references import References, Trace
-
-LAST_VALUES = frozenset({'_', '__', '___'})
-
-
-class Group(Persistent):
-    """Variables that share mutable objects. `data`: their values in the order of `names`, in the serializer's format."""
-
-    def __init__(self, names: tuple[str, ...]) -> None:
-        self.names = names
-        self.data = b''
-        self.types: dict[str, str] = {}
-        self.cell = 0  # the line of the history that wrote it last
-
-
-class StoredContext(Persistent):
-    def __init__(self) -> None:
-        self.groups = OOBTree()  # name -> Group
-        self.lost = OOBTree()  # name -> (reason, code that provides it instead)
-
-    def describe(self) -> list[dict[str, Any]]:
-        """One entry a variable: `name`, `type`, `size` (bytes of its record), `cell`, `shares` (the others in its record)."""
-        return [{'name': name, 'type': group.types.get(name, ''), 'size': len(group.data), 'cell': group.cell,
-                 'shares': [other for other in group.names if other != name and other not in LAST_VALUES]}
-                for name, group in self.groups.items() if name not in LAST_VALUES]
-
-
-# ---------------------------------------------------------------- the namespace of a cell
-class LostNames(dict[str, Any]):
-    """`__builtins__` of a cell of a notebook that has lost variables: a name that is nowhere else says why it is not there."""
-
-    def __init__(self, reasons: Mapping[str, str]) -> None:
-        super().__init__(vars(builtins))
-        self.reasons = reasons
-
-    def __missing__(self, name: str) -> Any:
-        if name in vars(builtins):  # what IPython has put there for this cell
-            return vars(builtins)[name]
-        if name in self.reasons:
-            raise NotSavedError(self.reasons[name])
-        raise KeyError(name)
+from .stored import LAST_VALUES, SLOTS, Group, Root, StoredContext
 
 
 @dataclass
-class Saved:
-    """What `Context.save` did: names, and a report for every variable that could not be saved."""
+class Opened:
+    """A group of which the cell has the values."""
 
-    saved: list[str] = field(default_factory=list)
-    deleted: list[str] = field(default_factory=list)
-    not_saved: list[report.NotSaved] = field(default_factory=list)
-
-
-@dataclass
-class Dump:
-    names: tuple[str, ...]
-    data: bytes
-    trace: Trace
+    group: Group
+    values: dict[Root, object] = field(default_factory=dict)
 
 
 class Context:
-    """The variables of one notebook for the time of one cell."""
+    """The variables of one notebook for the time of one cell, the `cell`th."""
 
-    def __init__(self, stored: StoredContext, references: References, serializer: serializers.Serializer) -> None:
-        self.stored, self.references, self.serializer = stored, references, serializer
-        self.namespace = references.module.__dict__
-        self.values: dict[str, object] = {}
+    def __init__(self, stored: StoredContext, references: References, serializer: serializers.Serializer, namespace: Namespace,
+                 cell: int) -> None:
+        self.stored, self.references, self.serializer, self.names = stored, references, serializer, namespace
+        self.namespace = namespace.dict
+        self.definitions = Definitions(cell)
+        self.buffers = Buffers(stored.chunks)
+        self.opened: dict[int, Opened] = {}  # id(group) -> its values
+        self.opening: list[Group] = []
+        self.origin: dict[Root, Opened] = {}  # where the cell has a variable from
+        self.seen: set[str] = set()  # asked for: one that is not there any more has been deleted
         self.failed: dict[str, str] = {}  # name -> why it cannot be loaded
-        self.filled = False  # before that no code of the cell has run: a name that is not there has not been deleted
         self.placeholders: set[str] = set()  # lost names that the cell may delete
-        self.reasons: dict[str, str] = {name: report.later_use(name, *lost) for name, lost in stored.lost.items()}
-        if self.reasons:
-            self.watch()
+        self.last: dict[str, str | None] = dict(zip(LAST_VALUES, stored.last, strict=True))
+        self.overridden: set[str] = set()  # names that had a value when the cell began
+        self.incomplete = False
+        self.ready = False  # before that no code of the cell has run: a name that is not there has not been deleted
+        namespace.shadow(stored.shadows)
+        namespace.fetch_variable, namespace.fetch_all, namespace.fetch_to_delete = self.fetch, self.fetch_all, self.fetch_to_delete
+        namespace.reason, namespace.shown = self.reason, self.shown
 
-    def watch(self) -> None:
-        """From here on a lost name says why. Functions that were made before do not know."""
-        self.namespace['__builtins__'] = LostNames(self.reasons)
+    # ------------------------------------------------------------ names
+    def has(self, name: str) -> bool:
+        """Whether there is a variable of this name, without loading it."""
+        return self.root_of(name) is not None
 
-    def names(self) -> set[str]:
-        return set(self.stored.groups)
+    def root_of(self, name: str) -> str | None:
+        root = self.last[name] if name in LAST_VALUES else None if name in SLOTS else name
+        return root if root is not None and self.stored.groups.has_key(root) else None
+
+    def reason(self, name: str) -> str | None:
+        """Why there is no value for a name that the notebook had."""
+        if name in self.failed:
+            return self.failed[name]
+        lost = None if name in self.placeholders else self.stored.lost.get(name)
+        return None if lost is None else report.later_use(name, *lost)
 
     # ------------------------------------------------------------ load
-    def need(self, names: Collection[str]) -> None:
-        """Load these variables, where stored, before the setups are through: one that cannot be loaded yet is tried again later."""
-        for name in names:
-            group = self.stored.groups.get(name)
-            if group is not None and name not in self.values:
-                self.load(group)
+    def begin(self, overridden: Collection[str]) -> None:
+        """The setups are through, and the cell's own code comes. A variable wins over what a setup or the node has put there.
 
-    def fill(self, deleted: Iterable[str] = ()) -> None:
-        """Load everything, also what could not be loaded before the setups. A variable wins over what a setup or the node has put there.
-
-        `deleted`: names in `del` statements of the cell; lost ones among them are given something to delete.
+        What could not be loaded before may be loaded now.
         """
         self.failed.clear()
-        for name, group in list(self.stored.groups.items()):
-            if name not in self.values and name not in self.failed:
-                self.load(group)
-        self.namespace.update(self.values)
-        if self.failed:
-            self.reasons.update(self.failed)
-            self.watch()
-        for name in deleted:
-            if name in self.reasons and name not in self.namespace:
-                self.namespace[name] = LOST
-                self.placeholders.add(name)
-        self.filled = True
+        self.overridden = set(overridden)
+        for name in self.overridden:
+            if name not in self.seen and self.has(name):
+                given = self.namespace.pop(name)
+                if not self.fetch(name):
+                    self.namespace[name] = given
+        self.ready = True
 
-    def load(self, group: Group) -> None:
+    def fetch(self, name: str) -> bool:
+        """Bring a variable into the namespace; False if there is none, it cannot be loaded, or the cell has had it.
+
+        With it come the variables of its group, unless the cell has assigned them.
+        """
+        if name in self.seen or name in self.failed:
+            return False
+        root = self.root_of(name)
+        if root is None:
+            return False
+        group = self.stored.groups[root]
+        if any(group is other for other in self.opening):
+            return False
         try:
-            values = serializers.load(group.data, self.references.resolve)
+            self.open(group)
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # whatever a user's class raises
-            reason = f'{type(error).__name__}: {error}'
-            self.failed.update((name, report.later_use(name, f'its saved value cannot be loaded: {reason}', '')) for name in group.names)
-            return
-        for name in group.names:
-            self.failed.pop(name, None)
-        self.values.update(zip(group.names, values, strict=True))
-        self.namespace.update(zip(group.names, values, strict=True))
+            self.cannot_load(group, error)
+            return False
+        return name in self.namespace
 
-    # ------------------------------------------------------------ save
-    def save(self, mine: Mapping[str, object], cell: int, suggest: Callable[[str], str]) -> Saved:
-        """Write the variables `mine` and forget those that are gone. `suggest`: the code that would provide a variable instead."""
-        result = Saved()
-        if not self.filled:
-            return result
-        values = {name: value for name, value in mine.items() if value is not LOST}
-        dumps = self.dump_all(values, result, suggest)
-        for dump in dumps:
-            self.write(dump, values, cell)
-        saved = {name for dump in dumps for name in dump.names}
-        self.forget(saved, result)
-        self.bury(result)
-        result.saved = sorted(saved - LAST_VALUES)
-        return result
+    def fetch_all(self) -> None:
+        """Bring everything in; what waits for something that is just being loaded comes when that is there."""
+        self.incomplete = False
+        for name in [*self.stored.groups.keys(), *LAST_VALUES]:
+            try:
+                self.fetch(name)
+            except Exception:
+                self.incomplete = True
 
-    def dump_all(self, values: Mapping[str, object], result: Saved, suggest: Callable[[str], str]) -> list[Dump]:
-        """Every variable on its own, then those that share something in one dump."""
-        single: dict[str, Dump] = {}
-        for name, value in values.items():
-            dump = self.attempt((name,), values)
-            culprits = self.culprits(name, value) if dump is None else self.not_coming_back(dump, value)
-            if dump is None or culprits:
-                result.not_saved.append(report.NotSaved(name, fidelity.type_name(type(value)), tuple(culprits), suggest(name)))
-            else:
-                single[name] = dump
-        dumps = []
-        for names in partition({name: dump.trace.mutable() for name, dump in single.items()}):
-            together = self.attempt(names, values) if len(names) > 1 else None
-            dumps.extend([together] if together is not None else [single[name] for name in names])
-        return dumps
+    def fetch_to_delete(self, names: Collection[str]) -> None:
+        """Names in `del` statements of the cell; lost ones among them are given something to delete."""
+        for name in names:
+            if not self.fetch(name) and self.reason(name) is not None and name not in self.namespace:
+                self.namespace[name] = LOST
+                self.placeholders.add(name)
 
-    def attempt(self, names: tuple[str, ...], values: Mapping[str, object]) -> Dump | None:
-        trace = Trace(self.references)
+    def cannot_load(self, group: Group, error: BaseException) -> None:
+        if self.opening:  # perhaps only because of what is being loaded just now
+            raise error
+        reason = f'its saved value cannot be loaded: {type(error).__name__}: {error}'
+        self.failed.update((name, report.later_use(name, reason, '')) for name in self.names_of(group).values())
+
+    def open(self, group: Group) -> Opened:
+        """The values of a group, the same ones for the whole cell."""
+        opened = self.opened.get(id(group))
+        if opened is None:
+            values = self.being_opened(group)
+            opened = self.opened[id(group)] = Opened(group, dict(zip(group.roots, values, strict=True)))
+            self.arrive(opened)
+            self.names.look_at_postponed()
+            if self.incomplete and not self.opening:
+                self.fetch_all()
+        return opened
+
+    def being_opened(self, group: Group) -> list[Any]:
+        """The collector of garbage would go through all objects again and again while many are made."""
+        self.opening.append(group)
+        self.names.busy += 1
+        collecting = (group.body is not None or len(group.data) > SMALL) and gc.isenabled()
+        if collecting:
+            gc.disable()
         try:
-            return Dump(names, self.serializer.dump([values[name] for name in names], trace), trace)
+            return self.load(group)
+        finally:
+            self.opening.pop()
+            self.names.busy -= 1
+            if collecting:
+                gc.enable()
+
+    def load(self, group: Group) -> list[Any]:
+        blocks: dict[int, object] = {}
+
+        def resolve(reference: Any) -> object:
+            if reference[0] == 'definition':
+                return self.definition(reference[1])
+            if reference[0] in BLOCKS:
+                kind, number = reference
+                if number not in blocks:
+                    blocks[number] = self.load_block(group, kind, number)
+                return blocks[number]
+            return self.references.resolve(reference)
+
+        data = group.data if group.body is None else self.buffers.load(group.body)
+        return serializers.load(data, resolve, [self.buffers.load(buffer) for buffer in group.buffers])  # type: ignore[arg-type]
+
+    def load_block(self, group: Group, kind: str, number: int) -> bytes | bytearray:
+        return BLOCKS[kind](self.buffers.load(group.blocks[number]))
+
+    def definition(self, key: int) -> object:
+        """A class or function of the notebook, from the record that has it."""
+        if key not in self.definitions.objects:
+            group = self.stored.definitions.get(key)
+            if group is None or any(group is other for other in self.opening):
+                raise NotSavedError('a class or function that it needs is not there')
+            self.open(group)
+        return self.definitions.objects[key]
+
+    def arrive(self, opened: Opened) -> None:
+        for root, value in opened.values.items():
+            if isinstance(root, int):
+                self.definitions.know(root, value)
+                self.origin[root] = opened
+        for root, name in self.names_of(opened.group).items():
+            self.seen.add(name)
+            self.failed.pop(name, None)
+            self.origin[root] = opened
+            self.namespace.setdefault(name, opened.values[root])
+
+    def names_of(self, group: Group) -> dict[str, str]:
+        """The variables that a group has for this cell: root -> name."""
+        live = [root for root in self.stored.live(group) if isinstance(root, str)]
+        if SLOTS.isdisjoint(live):
+            return dict(zip(live, live, strict=True))
+        slots = {slot: name for name, slot in self.last.items() if slot is not None}
+        return {root: slots.get(root, root) for root in live if root in slots or root not in SLOTS}
+
+    # ------------------------------------------------------------ the last values
+    def shown(self, value: object) -> None:
+        """A value has been shown: it is `_`, the one before is `__`, and the one before that `___`. None of them is loaded for it."""
+        for older, newer in (('___', '__'), ('__', '_')):
+            self.last[older] = self.last[newer]
+            self.seen.discard(older)
+            self.namespace.pop(older, None)
+            if newer in self.seen or newer in self.namespace:
+                self.seen.add(older)
+            if newer in self.namespace:
+                self.namespace[older] = self.namespace[newer]
+        self.namespace['_'] = value
+        self.last['_'] = None
+
+    # ------------------------------------------------------------ values on their own
+    def dump_alone(self, value: object) -> bytes | None:
+        """The bytes of a value that needs no record of the notebook; None if it cannot be kept."""
+        try:
+            with self.names.working():
+                return self.serializer.dump([value], Trace(self.references))
         except KeyboardInterrupt:
             raise
         except BaseException:  # whatever a user's class raises: `culprits` says what it was
             return None
 
     def culprits(self, name: str, value: object) -> list[diagnosis.Culprit]:
-        return diagnosis.diagnose(self.serializer, name, value, Trace(self.references))
+        with self.names.working():
+            return diagnosis.diagnose(self.serializer, name, value, Trace(self.references))
 
-    def not_coming_back(self, dump: Dump, value: object) -> list[diagnosis.Culprit]:
-        """What would be loaded as something else; looked at only where a class could lie and the bytes are new."""
-        old = self.stored.groups.get(dump.names[0])
-        if old is not None and old.data == dump.data or not diagnosis.needs_verify(dump.trace.kinds()):
-            return []
-        return [culprit for _, culprit in diagnosis.verify(self.serializer, [value], dump.data, Trace(self.references),
-                                                           self.references.resolve, dump.names)]
 
-    def forget(self, saved: set[str], result: Saved) -> None:
-        """Stored variables and tombstones whose name the cell has deleted, or given to something else."""
-        for name in self.names() - saved - set(self.failed):
-            del self.stored.groups[name]
-            result.deleted.append(name)
-        for name in set(self.stored.lost):
-            if name in saved or name in self.references.provided or name in self.placeholders and name not in self.namespace:
-                del self.stored.lost[name]
-        for name in set(self.failed) & (saved | self.placeholders - set(self.namespace)):
-            if name not in saved:
-                del self.stored.groups[name]
-
-    def write(self, dump: Dump, values: Mapping[str, object], cell: int) -> None:
-        group = self.stored.groups.get(dump.names[0])
-        if group is None or group.names != dump.names:
-            group = Group(dump.names)
-            for name in dump.names:
-                self.stored.groups[name] = group
-        elif group.data == dump.data:
-            return
-        group.data, group.cell = dump.data, cell
-        group.types = {name: fidelity.type_name(type(values[name])) for name in dump.names}
-
-    def bury(self, result: Saved) -> None:
-        """A tombstone for every variable that was not saved; the last values are nobody's variables."""
-        result.not_saved[:] = [lost for lost in result.not_saved if lost.name not in LAST_VALUES]
-        for lost in result.not_saved:
-            reason = '; '.join(f'{culprit.path} → {culprit.type} ({culprit.reason})' for culprit in lost.culprits)
-            self.stored.lost[lost.name] = reason or lost.type, lost.suggestion
+SMALL = 4096  # bytes of a record, of which the collector of garbage need not know
+BLOCKS: Mapping[str, Callable[[Any], bytes | bytearray]] = {'bytes': bytes, 'bytearray': bytearray}
 
 
 class Lost:
@@ -234,17 +247,3 @@ class Lost:
 
 
 LOST = Lost()
-
-
-def partition(ids: Mapping[str, set[int]]) -> list[tuple[str, ...]]:
-    """Names in groups: two names are in one group when their sets meet, directly or through others. Sorted."""
-    group: dict[str, list[str]] = {name: [name] for name in ids}
-    owner: dict[int, str] = {}
-    for name, found in ids.items():
-        for key in found:
-            mine, theirs = group[name], group[owner.setdefault(key, name)]
-            if mine is not theirs:
-                small, large = sorted((mine, theirs), key=len)
-                large.extend(small)
-                group.update(dict.fromkeys(small, large))
-    return sorted({id(names): tuple(sorted(names)) for names in group.values()}.values())

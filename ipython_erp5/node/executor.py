@@ -162,7 +162,7 @@ class Executor:
         """The environment's setups, then the cell. A setup that fails stops the cell before any of its code runs."""
         error: BaseException | None = KeyboardInterrupt()
         self.shell.source_of, self.shell.prepare = notebook.source_of, notebook.prepare
-        self.shell.enter(notebook.module)
+        self.shell.enter(notebook.names)
         self.shell.error = None
         try:
             with contextlib.suppress(KeyboardInterrupt), self.interrupts.allowed():  # one that comes just before or after
@@ -178,8 +178,9 @@ class Executor:
 
     def pulled(self, name: str, notebook: 'OpenNotebook') -> wire.Message:
         """The value of a variable, or of the last expression (`_`), on its way to the client."""
+        notebook.names.fetch(name)
         if name != '_' and name not in notebook.namespace:
-            return wire.not_pulled(name, notebook.context.reasons.get(name, 'there is no variable of this name'))
+            return wire.not_pulled(name, notebook.context.reason(name) or 'there is no variable of this name')
         value = self.shell.last_value if name == '_' else notebook.namespace[name]
         literal = notebook.literal(value)
         if literal is not None:

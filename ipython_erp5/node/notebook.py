@@ -3,7 +3,7 @@
     Data Notebook   .lines        IOBTree count -> Data Notebook Line   the history, written by the commit of the cell itself
                     .requests     OOBTree request_id -> count           what has been run; it is never run again
                     .claim        Claim                                 what may have begun; rewritten by every cell
-                    .stored       StoredContext                         the variables (see `context`)
+                    .stored       StoredContext                         the variables (see `stored`)
                     .environment  tuple of records                      the setups in order of definition (see `setups`)
 
 A claim says that a node may have begun a request. It is committed before any code of the cell runs. State 'next' is a claim that
@@ -21,8 +21,8 @@ from DateTime import DateTime
 from persistent import Persistent
 
 from .. import wire
-from .context import StoredContext
 from .document import Document
+from .stored import StoredContext
 
 DEFAULT_SERIALIZER = 'cloudpickle'
 

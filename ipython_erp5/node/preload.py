@@ -11,7 +11,10 @@ import AccessControl.users  # noqa: E402,F401
 import cloudpickle  # noqa: E402,F401
 import OFS.Application  # noqa: E402,F401
 import relstorage.adapters.sqlite.adapter  # noqa: E402,F401
+import relstorage.blobhelper.cached  # noqa: E402,F401
+import relstorage.blobhelper.shared  # noqa: E402,F401
 import relstorage.storage  # noqa: E402,F401
+import relstorage.zodburi_resolver  # noqa: E402,F401
 import Testing.makerequest  # noqa: E402,F401
 import ZODB  # noqa: E402,F401
 import zodburi  # noqa: E402,F401

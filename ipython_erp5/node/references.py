@@ -10,24 +10,28 @@ import decimal
 import enum
 import fractions
 import pathlib
+import pickle
 import re
-import sys
 import types
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from Acquisition import ExplicitAcquisitionWrapper, ImplicitAcquisitionWrapper, aq_base
 from persistent import Persistent
 
 from ..errors import NotSavedError, SerializationError
+from .libraries import everybodys, immutables
 
 ATOMS: tuple[type, ...] = (type(None), int, float, bool, str, bytes, complex, type(Ellipsis), type(NotImplemented))
 IMMUTABLES: tuple[type, ...] = (*ATOMS, range, slice, tuple, frozenset, types.CodeType, types.BuiltinFunctionType, types.ModuleType,
                                 datetime.date, datetime.time, datetime.timedelta, datetime.tzinfo, decimal.Decimal,
-                                fractions.Fraction, uuid.UUID, pathlib.PurePath, re.Pattern)
+                                fractions.Fraction, uuid.UUID, pathlib.PurePath, re.Pattern, pickle.PickleBuffer, types.GenericAlias,
+                                types.UnionType, types.WrapperDescriptorType, types.MethodDescriptorType,
+                                types.ClassMethodDescriptorType, types.GetSetDescriptorType, types.MemberDescriptorType)
 
 
+CONTAINERS = frozenset({list, dict, set, frozenset, tuple, bytearray})
 COMPILED = ('cython_function_or_method', 'fused_cython_function')  # functions of libraries: every module has a type of its own
 
 
@@ -45,13 +49,11 @@ class Kinds(dict[type, str]):
         if kind in (ImplicitAcquisitionWrapper, ExplicitAcquisitionWrapper):
             return 'wrapper'
         for base, name in ((Persistent, 'persistent'), (type, 'class'), (types.FunctionType, 'function'), (IMMUTABLES, 'immutable')):
-            if issubclass(kind, base):
-                return name
+            if issubclass(kind, base) and not (name == 'immutable' and kind.__module__ == '__main__' and kind.__dictoffset__):
+                return name  # what a notebook derives from a tuple has attributes, which change
         if kind.__name__ in COMPILED:
             return 'immutable'
-        shared = kind.__module__ == 'numpy' and kind.__name__ in ('ufunc', 'dtype') or 'numpy' in sys.modules and issubclass(
-            kind, (sys.modules['numpy'].generic, sys.modules['numpy'].dtype))
-        return 'immutable' if shared or issubclass(kind, enum.Enum) and kind.__module__ != '__main__' else 'other'
+        return 'immutable' if issubclass(kind, enum.Enum) or issubclass(kind, immutables()) else 'other'
 
 
 class References:
@@ -60,15 +62,19 @@ class References:
         ('namespace',)            the dict of `__main__`, or the module itself: ('module',)
         ('environment', name)     an object that a setup provides
         ('injected', name)        `environment` and its kin
+        ('builtins',)             `__builtins__` of `__main__`, which `exec` puts into every dict that it is given
         ('document', path, oid)   an object of the database with its acquisition
         ('persistent', oid)       one without
     """
 
     def __init__(self, module: types.ModuleType, application: Any, injected: Mapping[str, object]) -> None:
         self.module, self.application, self.injected = module, application, injected
+        self.main: dict[str, Any] = module.__dict__
+        self.builtins = self.main.get('__builtins__', self)  # the cell may take it out
         self.provided: Mapping[str, object] = {}
         self.kinds = Kinds()
         self.named: dict[int, tuple[object, ...]] = {}
+        self.containers: set[int] = set()  # of these, plain containers: no pickler asks about them but by `reference`
 
     def provide(self, provided: Mapping[str, object]) -> None:
         """From here on `provided` is what the environment provides, by name."""
@@ -76,7 +82,9 @@ class References:
         self.named = {id(value): ('environment', name) for name, value in provided.items()
                       if self.kinds[type(value)] not in ('atom', 'immutable', 'wrapper')}
         self.named.update((id(value), ('injected', name)) for name, value in self.injected.items())
-        self.named[id(self.module.__dict__)] = ('namespace',)
+        self.containers = {id(value) for value in provided.values() if type(value) in CONTAINERS}
+        self.named[id(self.main)] = ('namespace',)
+        self.named[id(self.builtins)] = ('builtins',)
         self.named[id(self.module)] = ('module',)
 
     def __call__(self, value: object) -> tuple[object, ...] | None:
@@ -110,7 +118,10 @@ class References:
         return getattr(self, f'resolve_{kind}')(*rest)
 
     def resolve_namespace(self) -> dict[str, Any]:
-        return self.module.__dict__
+        return self.main
+
+    def resolve_builtins(self) -> object:
+        return self.builtins
 
     def resolve_module(self) -> types.ModuleType:
         return self.module
@@ -153,11 +164,11 @@ class Trace:
         return {type(value) for value in self.visited
                 if self.references.kinds[type(value)] != 'class' or getattr(value, '__module__', '') == '__main__'}
 
-    def mutable(self) -> set[int]:
-        """Ids of the visited objects that a change through one variable would show in another."""
-        kinds, main = self.references.kinds, self.references.module.__dict__
+    def mutable(self, visited: Sequence[object] | None = None) -> set[int]:
+        """Ids of the visited objects, or of these, that a change through one variable would show in another."""
+        kinds, main = self.references.kinds, self.references.main
         ids = set()
-        for value in self.visited:
+        for value in self.visited if visited is None else visited:
             kind = kinds[type(value)]
             if kind == 'other' or kind == 'persistent':
                 ids.add(id(value))
@@ -165,11 +176,4 @@ class Trace:
                 ids.add(id(value))
             elif kind == 'function' and getattr(value, '__globals__', None) is main:
                 ids.add(id(value))
-        return ids - everybodys()
-
-
-def everybodys() -> set[int]:
-    """Objects of a library's classes that stand in the state of every instance: sharing them joins nothing."""
-    pandas = sys.modules.get('pandas')
-    kinds: list[Any] = [getattr(pandas, name, None) for name in ('DataFrame', 'Series')]
-    return {id(kind._metadata) for kind in kinds if hasattr(kind, '_metadata')}
+        return ids - everybodys(set(map(type, self.visited))) if ids else ids
