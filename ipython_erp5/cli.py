@@ -4,6 +4,7 @@
     start    serve, detached, its output in DIR/node.log; returns once it answers, at once if one runs already
     stop     end the node and wait for it; 1 if it has not ended after 10 seconds
     status   a line each: url, user, pid, storage, executors, data directory    0, or 3 if none runs
+    pack     remove from the database what is not needed; bytes before and after    0
 
 Two starts at a time end with one node: a lock, DIR/start.lock, lets the second wait for the first.
 """
@@ -102,7 +103,11 @@ class Serve(Command):
     password_file = Unicode(help='A file with the password of the user; by default one is made.').tag(config=True)
     placement = Enum(('sticky', 'rotate', 'fresh'), 'sticky',
                      help='Which executor runs the next cell: the same, another, or a new one each time.').tag(config=True)
-    options = ('host', 'port', 'executors', 'storage', 'user', 'password_file', 'placement')
+    variable_limit = Unicode(help='The most bytes that a variable may have, such as 500MB or 2GB; by default what there is room for.'
+                             ).tag(config=True)
+    pack = Enum(('auto', 'never'), 'auto',
+                help='Whether the node removes what is not needed any more by itself, or only the command pack does.').tag(config=True)
+    options = ('host', 'port', 'executors', 'storage', 'user', 'password_file', 'placement', 'variable_limit', 'pack')
     aliases = {**Command.aliases, **{name.replace('_', '-'): f'Serve.{name}' for name in options}}
 
     def run(self) -> int:
@@ -110,7 +115,7 @@ class Serve(Command):
         from .node import cluster
         cluster.serve(cluster.Settings(host=self.host, port=self.port, executors=self.executors, data_dir=self.folder,
                                        storage=self.storage, user=self.user, password_file=self.absolute_password_file() or None,
-                                       placement=self.placement))
+                                       placement=self.placement, variable_limit=self.variable_limit, pack=self.pack))
         return 0
 
     def absolute_password_file(self) -> str:
@@ -155,14 +160,30 @@ class Status(Command):
         return 0
 
 
+class Pack(Command):
+    description = 'Remove from the database what no variable, and nothing else in it, needs any more; a node may run.'
+
+    storage = Unicode(help='The URI of a ZODB storage (zodburi); by default SQLite in the data directory.').tag(config=True)
+    aliases = {**Command.aliases, 'storage': 'Pack.storage'}
+
+    def run(self) -> int:
+        local_node.require_extra()
+        from .node import cluster
+        node = local_node.running(self.folder)
+        if not self.storage and node is not None and node.storage != 'sqlite':
+            raise NodeError(f'the database of this node is not in {self.folder}: name it by --storage, as for {node.storage}://…')
+        print(f'Packed: {cluster.pack(self.folder, self.storage)}.')
+        return 0
+
+
 class NodeManager(Application):
     name = NAME
     version = __version__
-    description = 'A node of an ERP5-like cluster for IPython: serve, start, stop, status.'
+    description = 'A node of an ERP5-like cluster for IPython: serve, start, stop, status, pack.'
 
     # Made by functions: traitlets makes a class a singleton, and then `main` could run only once in a process.
     subcommands = {cls.__name__.lower(): (functools.partial(lambda cls, parent: cls(parent=parent), cls), cls.description)
-                   for cls in (Serve, Start, Stop, Status)}
+                   for cls in (Serve, Start, Stop, Status, Pack)}
 
 
 # ---------------------------------------------------------------- start

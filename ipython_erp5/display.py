@@ -10,6 +10,7 @@ The error of a cell is not shown here: it is raised after all of its output, and
 import html
 import re
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -110,6 +111,11 @@ def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     texts = [tuple('' if cell is None else str(cell) for cell in row) for row in (head, *rows)]
     widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
     return ''.join('  '.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() + '\n' for row in texts)
+
+
+def moment(seconds: float | None) -> str:
+    """Local date and time of seconds since the epoch."""
+    return time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(seconds)) if seconds else ''
 
 
 def fields(answer: Mapping[str, Any]) -> str:

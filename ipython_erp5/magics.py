@@ -26,7 +26,7 @@ from IPython.core.magic import Magics, line_cell_magic, line_magic, magics_class
 from IPython.core.magic_arguments import argument, magic_arguments
 from traitlets import Bool, Enum, Float, List, Unicode
 
-from .display import NORMAL, QUIET, VERBOSE, Display, fields, table, without_colors, write
+from .display import NORMAL, QUIET, VERBOSE, Display, fields, moment, table, without_colors, write
 from .errors import NotConnectedError, OptionError, RemoteError, UnsupportedError
 
 if TYPE_CHECKING:
@@ -223,9 +223,10 @@ class ERP5Magics(Magics):
         """The variables that the notebook keeps, and those that it could not keep."""
         parse(self.erp5_vars, line)
         context = self._session().context()
-        rows = [(v.get('name'), v.get('type'), v.get('size'), v.get('cell'), ', '.join(v.get('shares') or ()))
-                for v in context.get('variables') or ()]
-        write('stdout', table(('name', 'type', 'bytes', 'cell', 'shares with'), rows) if rows else 'No variables.\n')
+        rows = [(v.get('name'), v.get('type'), v.get('size'), v.get('group'), v.get('cell'), moment(v.get('modified')),
+                 ', '.join(v.get('shares') or ())) for v in context.get('variables') or ()]
+        head = ('name', 'type', 'bytes', 'group', 'cell', 'written', 'shares with')
+        write('stdout', table(head, rows) if rows else 'No variables.\n')
         lost = [(item.get('name'), item.get('reason')) for item in context.get('not_saved') or ()]
         if lost:
             write('stdout', '\n' + table(('not saved', 'reason'), lost))

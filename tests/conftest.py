@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,12 +52,12 @@ class Node:
             self.process.wait(20)
 
 
-def start_node(data_dir: Path, *options: str) -> Node:
-    """Start a node and wait until it answers."""
+def start_node(data_dir: Path, *options: str, prefix: Sequence[str] = (), before: Callable[[], None] | None = None) -> Node:
+    """Start a node and wait until it answers. `prefix`: a command that becomes the node; `before`: what its process does first."""
     data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     with open(data_dir / 'test.log', 'ab') as log:
-        process = subprocess.Popen([sys.executable, '-m', 'ipython_erp5', 'serve', '--data-dir', str(data_dir), *options],
-                                   stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        process = subprocess.Popen([*prefix, sys.executable, '-m', 'ipython_erp5', 'serve', '--data-dir', str(data_dir), *options],
+                                   stdin=subprocess.DEVNULL, stdout=log, stderr=log, preexec_fn=before)
     description = data_dir / 'node.json'
     end = time.monotonic() + START
     while not description.exists():
@@ -70,8 +70,8 @@ def start_node(data_dir: Path, *options: str) -> Node:
 
 
 @contextlib.contextmanager
-def running(data_dir: Path, *options: str) -> Iterator[Node]:
-    node = start_node(data_dir, *options)
+def running(data_dir: Path, *options: str, **how: Any) -> Iterator[Node]:
+    node = start_node(data_dir, *options, **how)
     try:
         yield node
     finally:

@@ -55,7 +55,7 @@ def test_wrong_usage(arguments, code, text):
 def test_help_names_every_command(arguments, code):
     exit_code, output, errors = ended(command(*arguments))
     assert (exit_code, errors) == (code, '')
-    assert all(f'\n{name}\n' in output for name in ('serve', 'start', 'stop', 'status'))
+    assert all(f'\n{name}\n' in output for name in ('serve', 'start', 'stop', 'status', 'pack'))
 
 
 def test_help_names_every_option():

@@ -291,7 +291,8 @@ def test_a_wrong_password_is_one_line(typed: Type, capsys: pytest.CaptureFixture
 
 
 # ---------------------------------------------------------------- looking
-CONTEXT = {'serializer': 'dill', 'variables': [{'name': 'x', 'type': 'int', 'size': 5, 'cell': 2, 'shares': ['y']}],
+ROW = {'name': 'x', 'type': 'int', 'size': 5, 'group': 1, 'cell': 2, 'modified': 1.5e9, 'shares': ['y']}
+CONTEXT = {'serializer': 'dill', 'variables': [ROW],
            'not_saved': [{'name': 'lock', 'reason': 'a lock'}],
            'environment': [{'alias': 'numpy_setup', 'kind': 'import', 'name': 'np', 'source': '', 'cell': 1, 'line': 1}]}
 
@@ -302,9 +303,10 @@ def test_variables_environment_status_interrupt(typed: Type, capsys: pytest.Capt
         connect(typed, served)
         capsys.readouterr()
         typed('%erp5_vars').raise_error()
-        assert [line.split() for line in capsys.readouterr().out.splitlines()] == [
-            ['name', 'type', 'bytes', 'cell', 'shares', 'with'], ['x', 'int', '5', '2', 'y'], [], ['not', 'saved', 'reason'],
-            ['lock', 'a', 'lock']]
+        head, row, *lost = [line.split() for line in capsys.readouterr().out.splitlines()]
+        assert head == ['name', 'type', 'bytes', 'group', 'cell', 'written', 'shares', 'with']
+        assert row[:5] == ['x', 'int', '5', '1', '2'] and row[5].startswith('2017-07-1') and row[7] == 'y'
+        assert lost == [[], ['not', 'saved', 'reason'], ['lock', 'a', 'lock']]
         typed('%erp5_environment').raise_error()
         assert capsys.readouterr().out.splitlines()[1].split() == ['numpy_setup', 'import', 'np', '1', '1']
         typed('%erp5_status').raise_error()

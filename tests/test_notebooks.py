@@ -127,7 +127,7 @@ def plain(cell: nbformat.NotebookNode, text: str) -> str:
     text = SITE.sub(STORED_SITE, re.sub(r'\x1b\[[\d;]*m', '', text))
     text = re.sub(r'-{5,}', '-----', re.sub(r'0x[0-9a-f]{6,}', '0x…', text))
     if cell.source.startswith('%erp5_vars'):
-        text = re.sub(r'(?m)^(\w+ +[\w.]+) +\d+ +\d+', r'\1 BYTES CELL', text)
+        text = re.sub(r'(?m)^(\w+ +[\w.]+) +\d+ +(\d+) +\d+ +\d{4}-\d\d-\d\d \d\d:\d\d:\d\d', r'\1 BYTES \2 CELL WRITTEN', text)
     return '\n'.join(' '.join(line.split()) for line in text.strip().splitlines())
 
 

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 import requests
-
+import storages
 from conftest import Node, running, start_node
+
 from ipython_erp5.errors import ERP5Error
 from ipython_erp5.session import Session
 
@@ -126,6 +127,8 @@ def test_a_password_file_user_and_port_of_ones_own(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(('options', 'text'), [
     (['--storage', 'nonsense://x'], "--storage: expected a ZODB URI such as sqlite:///, postgres://, zeo://, got 'nonsense'"),
+    (['--storage', 'postgres://127.0.0.1:1/none'], '--storage: the postgres database cannot be opened: OperationalError: '),
+    (['--storage', 'sqlite:///?data_dir=/proc/folder'], '--storage: its folder cannot be used: '),
     (['--password-file', '/nonexistent/file'], '--password-file: expected a readable file'),
     (['--port', '1', '--host', '192.0.2.1'], 'cannot listen at 192.0.2.1, port 1'),
 ])
@@ -137,42 +140,36 @@ def test_what_a_node_cannot_start_with(tmp_path: Path, options: list[str], text:
 
 
 # ---------------------------------------------------------------- another storage
-@pytest.fixture
-def zeo(tmp_path: Path) -> Iterator[str]:
-    """The URI of a ZEO server that runs."""
-    with socket.socket() as unused:
-        unused.bind(('127.0.0.1', 0))
-        port = unused.getsockname()[1]
-    process = subprocess.Popen([sys.executable, '-m', 'ZEO.runzeo', '-a', f'127.0.0.1:{port}', '-f', str(tmp_path / 'data.fs')],
-                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=tmp_path)
-    try:
-        end = time.monotonic() + 20
-        while True:
-            try:
-                socket.create_connection(('127.0.0.1', port), 1).close()
-                break
-            except OSError:
-                assert process.poll() is None and time.monotonic() < end
-                time.sleep(.05)
-        yield f'zeo://127.0.0.1:{port}?wait_timeout=20'
-    finally:
-        process.terminate()
-        process.wait(10)
+@pytest.fixture(params=['zeo', 'postgresql'])
+def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """The URI of a database server that runs."""
+    folder = tmp_path / 'server'
+    with storages.postgresql(folder) if request.param == 'postgresql' else storages.zeo(folder, blobs=True) as uri:
+        yield uri
 
 
-def test_two_nodes_on_one_zeo_server(tmp_path: Path, zeo: str) -> None:
-    """Each sees at once what the other has committed, and an id is run once for both."""
-    nodes = []
+def test_two_nodes_on_one_server(tmp_path: Path, server: str) -> None:
+    """Started at the same moment, on an empty database. Each sees at once what the other has committed, an id is run once for both."""
+    nodes: list[Node] = []
+
+    def start(name: str) -> None:
+        nodes.append(start_node(tmp_path / name, '--storage', server, '--placement', 'rotate'))
+
     try:
         for name in ('one', 'two'):
             (tmp_path / name).mkdir(mode=0o700)
             (tmp_path / name / 'password').write_text('the same password')
-            nodes.append(start_node(tmp_path / name, '--storage', zeo, '--placement', 'rotate'))
+        starts = [threading.Thread(target=start, args=(name,)) for name in ('one', 'two')]
+        for thread in starts:
+            thread.start()
+        for thread in starts:
+            thread.join()
+        assert len(nodes) == 2
         sessions = [node.session('shared') for node in nodes]
         sessions[0].execute('a = [0]; b = a\nclass A: pass\nx = A()')
         for turn in range(10):
             sessions[(turn + 1) % 2].execute(f'assert a is b and a[-1] == {turn} and type(x) is A; a.append({turn + 1})')
-        assert sessions[0].status()['storage'] == 'zeo'  # type: ignore[index]
+        assert sessions[0].status()['storage'] == server.partition(':')[0]  # type: ignore[index]
         request = sessions[0]._request('n = globals().get("n", 0) + 1; n', '', True)
         first = [m for m in sessions[0].run(request) if m['msg_type'] != 'keepalive']
         again = [m for m in sessions[1].run(request) if m['msg_type'] != 'keepalive']
