@@ -88,13 +88,13 @@ class Ours:
     """Cells as an executor runs them."""
 
     def __init__(self, folder: Path) -> None:
-        from ipython_erp5.node import cluster, portal
+        from ipython_erp5.node import cluster, portal, storage
         from ipython_erp5.node.executor import Executor
         from ipython_erp5.node.preload import shell
         portal.configure_security()
         (folder / 'storage').mkdir()
-        uri = cluster.embedded_storage(folder)
-        with contextlib.closing(cluster.open_database(uri)) as database:
+        uri = storage.embedded_storage(folder)
+        with contextlib.closing(storage.open_database(uri)) as database:
             cluster.install(database, 'admin', 'secret')
         self.notebooks = cluster.make_notebooks(uri, 'here')
         self.executor = Executor(Nobody(), self.notebooks, shell, sys.stderr)  # type: ignore[arg-type]

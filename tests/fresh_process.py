@@ -154,16 +154,16 @@ class OnNode:
         import zc.lockfile  # noqa: F401
         import zope.publisher.browser  # noqa: F401
         import looks  # noqa: F401
-        from ipython_erp5.node import cluster, executor, preload
-        self.cluster, self.executor, self.shell = cluster, executor, preload.shell
+        from ipython_erp5.node import cluster, executor, preload, storage
+        self.storage, self.cluster, self.executor, self.shell = storage, cluster, executor, preload.shell
         directory.joinpath('storage').mkdir(exist_ok=True)
-        self.uri = cluster.embedded_storage(directory)
-        cluster.resolve_uri = functools.cache(cluster.resolve_uri)  # opens nothing, and takes longer than the rest of a small cell
-        cluster.resolve_uri(self.uri)
+        self.uri = storage.embedded_storage(directory)
+        storage.resolve_uri = functools.cache(storage.resolve_uri)  # opens nothing, and takes longer than the rest of a small cell
+        storage.resolve_uri(self.uri)
         list(received(*forked(lambda connection: self.install())))
 
     def install(self) -> None:
-        self.cluster.install(self.cluster.open_database(self.uri), 'admin', 'secret')
+        self.cluster.install(self.storage.open_database(self.uri), 'admin', 'secret')
 
     def __call__(self, cells: list[str]) -> list[dict[str, Any]]:
         reference, ids = uuid.uuid4().hex, [uuid.uuid4().hex for _ in range(len(cells) + 1)]

@@ -27,7 +27,7 @@ from ZODB.blob import Blob
 from ZODB.POSException import POSKeyError
 
 from ipython_erp5.errors import NotSavedError, StorageFullError
-from ipython_erp5.node import chunks, cluster
+from ipython_erp5.node import chunks, storage
 from ipython_erp5.node.chunks import Buffers, Chunks, Piece, StoredBuffer
 
 MIB = 1 << 20
@@ -57,7 +57,7 @@ class Place:
     def open(self) -> Any:
         """A connection at the beginning of a transaction."""
         if self.database is None:
-            self.database = cluster.open_database(self.uri, self.cache)
+            self.database = storage.open_database(self.uri, self.cache)
         self.connection = self.database.open(self.manager)
         return self.connection
 
@@ -94,7 +94,7 @@ class Place:
 
 
 def sqlite(folder: Path) -> Iterator[Place]:
-    yield Place(cluster.embedded_storage(folder), None, folder / 'storage' / 'blobs', True)
+    yield Place(storage.embedded_storage(folder), None, folder / 'storage' / 'blobs', True)
 
 
 def filestorage(folder: Path) -> Iterator[Place]:
@@ -161,10 +161,10 @@ def closed_at_the_end(places: Iterator[Place]) -> Iterator[Place]:
 CHILD = textwrap.dedent('''
     import hashlib, json, sys
     from pathlib import Path
-    from ipython_erp5.node import cluster
+    from ipython_erp5.node import storage
     from ipython_erp5.node.chunks import Buffers
     uri, cache, write = json.loads(sys.argv[1])
-    root = cluster.open_database(uri, Path(cache) if cache else None).open().root()
+    root = storage.open_database(uri, Path(cache) if cache else None).open().root()
     view = Buffers(root['chunks']).load(root['value'])
     if write:
         view[:] = bytes(len(view))
@@ -473,12 +473,12 @@ FULL = textwrap.dedent('''
     from pathlib import Path
     import transaction
     from ipython_erp5.errors import StorageFullError
-    from ipython_erp5.node import cluster
+    from ipython_erp5.node import storage
     from ipython_erp5.node.chunks import Buffers, Chunks
 
     folder = Path(sys.argv[1])
     def root():
-        return cluster.open_database(cluster.embedded_storage(folder)).open().root()
+        return storage.open_database(storage.embedded_storage(folder)).open().root()
     first = root()
     first['chunks'] = Chunks()
     transaction.commit()
@@ -538,7 +538,7 @@ def test_blobs_of_the_embedded_database_are_beside_it_and_for_nobody_else(embedd
 
 
 def test_a_folder_that_the_uri_names_counts(tmp_path: Path) -> None:
-    place = Place(f'{cluster.embedded_storage(tmp_path)}&blob_dir={tmp_path}/mine&shared_blob_dir=true', tmp_path / 'cache',
+    place = Place(f'{storage.embedded_storage(tmp_path)}&blob_dir={tmp_path}/mine&shared_blob_dir=true', tmp_path / 'cache',
                   tmp_path / 'mine', True)
     place.keep(content(MIB))
     place.close()
@@ -547,11 +547,11 @@ def test_a_folder_that_the_uri_names_counts(tmp_path: Path) -> None:
 
 
 def test_the_copies_of_two_databases_are_in_two_folders(tmp_path: Path) -> None:
-    one, other = (cluster.with_blobs(f'postgres://user@host/{name}?keep_history=false', tmp_path) for name in ('one', 'other'))
+    one, other = (storage.with_blobs(f'postgres://user@host/{name}?keep_history=false', tmp_path) for name in ('one', 'other'))
     assert one.startswith('postgres://user@host/one?keep_history=false&blob_dir=') and 'shared_blob_dir=0' in one
     assert one.partition('blob_dir=')[2] != other.partition('blob_dir=')[2]
-    assert cluster.with_blobs('postgres://user@host/one', None) == 'postgres://user@host/one'
-    assert cluster.with_blobs('memory://', tmp_path) == 'memory://'
+    assert storage.with_blobs('postgres://user@host/one', None) == 'postgres://user@host/one'
+    assert storage.with_blobs('memory://', tmp_path) == 'memory://'
 
 
 def test_a_copy_that_has_gone_is_fetched_again(tmp_path: Path) -> None:
@@ -570,7 +570,7 @@ def test_a_copy_that_has_gone_is_fetched_again(tmp_path: Path) -> None:
 
 
 def test_processes_that_make_the_folder_at_the_same_moment(tmp_path: Path) -> None:
-    code = 'import sys; from pathlib import Path; from ipython_erp5.node import cluster; print(cluster.shared_folder(Path(sys.argv[1])))'
+    code = 'import sys; from pathlib import Path; from ipython_erp5.node import storage; print(storage.shared_folder(Path(sys.argv[1])))'
     processes = [subprocess.Popen([sys.executable, '-c', code, str(tmp_path / 'blobs')]) for _ in range(3)]
     assert [process.wait(60) for process in processes] == [0, 0, 0]
     assert (tmp_path / 'blobs' / '.layout').read_text() == 'bushy' and sorted(os.listdir(tmp_path / 'blobs')) == ['.layout', 'tmp']
@@ -581,10 +581,10 @@ KILLED = textwrap.dedent('''
     import os, signal, sys
     from pathlib import Path
     import transaction
-    from ipython_erp5.node import cluster
+    from ipython_erp5.node import storage
     from ipython_erp5.node.chunks import Buffers
 
-    root = cluster.open_database(cluster.embedded_storage(Path(sys.argv[1]))).open().root()
+    root = storage.open_database(storage.embedded_storage(Path(sys.argv[1]))).open().root()
     buffers = Buffers(root['chunks'])
     root['lost'] = buffers.store(memoryview(os.urandom(3 << 20)))
     if sys.argv[2] != 'stored':
@@ -606,9 +606,9 @@ def test_what_a_killed_process_has_left_is_removed(tmp_path: Path, embedded: Pla
     assert subprocess.run([sys.executable, '-c', KILLED, str(tmp_path), moment], timeout=60).returncode == -signal.SIGKILL
     root, buffers = embedded.begin()
     assert 'lost' not in root and sum(embedded.files().values()) == 5 * MIB
-    assert cluster.remove_left_blobs(embedded.database) == 0  # it could still be on its way
+    assert storage.remove_left_blobs(embedded.database) == 0  # it could still be on its way
     embedded.database.pack()
-    assert cluster.remove_left_blobs(embedded.database, older=-60) == 3 * MIB
+    assert storage.remove_left_blobs(embedded.database, older=-60) == 3 * MIB
     assert embedded.files() == kept and buffers.load(root['value']) == content(2 * MIB)
 
 
@@ -616,5 +616,5 @@ def test_nothing_is_removed_that_the_database_has(place: Place) -> None:
     place.keep(content(2 * MIB))
     before = place.files()
     root, buffers = place.begin()
-    assert cluster.remove_left_blobs(place.database, older=-60) == 0
+    assert storage.remove_left_blobs(place.database, older=-60) == 0
     assert place.files() == before and buffers.load(root['value']) == content(2 * MIB)

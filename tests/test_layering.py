@@ -70,7 +70,8 @@ LAYERS = {
     'node.publisher': 'errors wire serializers node.pool node.portal',         # WSGI, event stream, authorization
     'node.cures': '',                                                          # faults of RelStorage's packs
     'node.packing': 'errors report node.chunks',                               # removing what no record needs
-    'node.cluster': 'errors node.cell node.cures node.packing node.pool node.portal node.process node.publisher',
+    'node.storage': 'errors node.cures',                                       # the database by its URI, and its blobs
+    'node.cluster': 'errors node.cell node.packing node.pool node.portal node.process node.publisher node.storage',
     #                                                                          # all of it is one node
 }
 

@@ -18,12 +18,12 @@ from conftest import Node, running
 from persistent.mapping import PersistentMapping
 from ZODB.POSException import POSKeyError
 
-from ipython_erp5.node import cluster, packing
+from ipython_erp5.node import cluster, packing, storage
 from ipython_erp5.session import Session
 
 
 @contextlib.contextmanager
-def storage(kind: str, folder: Path) -> Iterator[str]:
+def address(kind: str, folder: Path) -> Iterator[str]:
     """The URI of a storage of a kind; '' for the one in the data directory of a node."""
     if kind == 'postgresql':
         with storages.postgresql(folder) as uri:
@@ -49,7 +49,7 @@ class Place:
     @contextlib.contextmanager
     def stored(self, reference: str) -> Iterator[Any]:
         """The variables of a notebook as another process sees them in the database."""
-        database = cluster.open_database(self.uri or cluster.embedded_storage(self.node.data_dir))
+        database = storage.open_database(self.uri or storage.embedded_storage(self.node.data_dir))
         connection = database.open(transaction.TransactionManager())
         try:
             yield connection.root()['Application'].erp5.data_notebook_module.find(reference).stored
@@ -81,7 +81,7 @@ KINDS = ('sqlite', 'zeo', 'zeo with blobs', 'postgresql')
 @pytest.fixture(scope='module', params=KINDS)
 def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     folder = tmp_path_factory.mktemp(request.param.replace(' ', '-'))
-    with storage(request.param, folder / 'server') as uri, \
+    with address(request.param, folder / 'server') as uri, \
             running(folder / 'node', '--placement', 'rotate', *(['--storage', uri] if uri else [])) as node:
         yield Place(node, uri)
 
@@ -165,12 +165,12 @@ MOVED = textwrap.dedent('''
     from persistent.mapping import PersistentMapping
     from relstorage.adapters.packundo import HistoryFreePackUndo
     from ZODB.POSException import POSKeyError
-    from ipython_erp5.node import cluster
+    from ipython_erp5.node import storage
 
     if sys.argv[2] == 'without':
-        cluster.cure_packs = lambda: None
+        storage.cure_packs = lambda: None
     manager = transaction.TransactionManager()
-    database = cluster.open_database(sys.argv[1])
+    database = storage.open_database(sys.argv[1])
     tree = database.open(manager).root()['t'] = OOBTree()
     def put(numbers):
         for number in numbers:
@@ -183,9 +183,9 @@ MOVED = textwrap.dedent('''
         put(range(30, 200))
         return original(self, *arguments)
     HistoryFreePackUndo.fill_object_refs = split_first
-    cluster.open_database(sys.argv[1]).pack()
+    storage.open_database(sys.argv[1]).pack()
     lost = 0
-    for value in cluster.open_database(sys.argv[1]).open().root()['t'].values():
+    for value in storage.open_database(sys.argv[1]).open().root()['t'].values():
         try:
             value['number']
         except POSKeyError:
@@ -199,8 +199,8 @@ MOVED = textwrap.dedent('''
 def test_what_moves_during_a_pack_is_not_lost(tmp_path: Path, kind: str, cure: str) -> None:
     """'without' proves that the fault is there: when that fails, RelStorage has been repaired and the cure can go."""
     (tmp_path / 'storage').mkdir()
-    with storage(kind, tmp_path / 'server') as uri:
-        done = subprocess.run([sys.executable, '-c', MOVED, uri or cluster.embedded_storage(tmp_path), cure], capture_output=True,
+    with address(kind, tmp_path / 'server') as uri:
+        done = subprocess.run([sys.executable, '-c', MOVED, uri or storage.embedded_storage(tmp_path), cure], capture_output=True,
                               text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert (int(done.stdout) == 0) == (cure == 'with')
@@ -228,7 +228,7 @@ def test_what_cannot_be_packed(tmp_path: Path) -> None:
 
     assert 'there is no database in' in pack()
     assert "--storage: expected a ZODB URI such as sqlite:///, postgres://, zeo://, got 'nonsense'" in pack('--storage', 'nonsense://x')
-    with storage('zeo', tmp_path / 'server') as uri, running(tmp_path / 'none', '--storage', uri):
+    with address('zeo', tmp_path / 'server') as uri, running(tmp_path / 'none', '--storage', uri):
         assert 'name it by --storage, as for zeo://' in pack()
 
 
@@ -288,7 +288,7 @@ def test_a_node_packs_when_enough_is_not_needed(tmp_path: Path) -> None:
 def test_a_file_storage(tmp_path: Path, site: bool) -> None:
     """What a ZEO server has, while it does not run; any other database, too."""
     uri = f'file://{tmp_path}/data.fs'
-    database = cluster.open_database(uri)
+    database = storage.open_database(uri)
     if site:
         cluster.install(database, 'admin', 'secret')
     with packing.opened(database) as root:
@@ -303,7 +303,7 @@ def test_a_file_storage(tmp_path: Path, site: bool) -> None:
 def test_one_node_packs(tmp_path: Path) -> None:
     """The others of the same database leave it alone for a while; who says `pack` is not asked to wait."""
     (tmp_path / 'storage').mkdir()
-    databases = [cluster.open_database(cluster.embedded_storage(tmp_path)) for node in range(2)]
+    databases = [storage.open_database(storage.embedded_storage(tmp_path)) for node in range(2)]
     cluster.install(databases[0], 'admin', 'secret')
     assert packing.pack(databases[0], packing.PAUSE) is not None
     assert packing.pack(databases[1], packing.PAUSE) is None

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from conftest import Node
 
-from ipython_erp5.node import cluster
+from ipython_erp5.node import storage
 from ipython_erp5.node.stored import SLOTS, StoredContext
 from ipython_erp5.session import Session
 
@@ -37,7 +37,7 @@ class Records:
 
 @contextlib.contextmanager
 def opened(node: Node, reference: str) -> Iterator[Any]:
-    database = cluster.open_database(cluster.embedded_storage(node.data_dir))
+    database = storage.open_database(storage.embedded_storage(node.data_dir))
     try:
         connection = database.open()
         yield connection.root()['Application'].erp5.data_notebook_module.find(reference)

@@ -28,12 +28,12 @@ STALE = textwrap.dedent('''
     import transaction, ZODB
     from persistent.mapping import PersistentMapping
     from transaction.interfaces import TransientError
-    from ipython_erp5.node import cluster
+    from ipython_erp5.node import storage
 
-    uri = cluster.embedded_storage(Path(sys.argv[1]))
+    uri = storage.embedded_storage(Path(sys.argv[1]))
     if sys.argv[2] == 'without':
-        cluster.clear_after_failed_commits = lambda: None
-    databases = [cluster.open_database(uri) for process in range(2)]
+        storage.clear_after_failed_commits = lambda: None
+    databases = [storage.open_database(uri) for process in range(2)]
     managers = [transaction.TransactionManager() for database in databases]
     mine, theirs = [database.open(manager) for database, manager in zip(databases, managers)]
     root = mine.root()

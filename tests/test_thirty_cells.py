@@ -11,7 +11,8 @@ import base64
 import os
 import re
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -57,9 +58,15 @@ def placed(placement: str, folder: Path) -> Outputs:
 
 
 # ---------------------------------------------------------------- what is compared
+def in_turn(outputs: list[nbformat.NotebookNode]) -> Iterable[nbformat.NotebookNode]:
+    """In which order a kernel sends stdout and stderr, between two other outputs, is nobody's promise."""
+    for stream, run in groupby(outputs, lambda output: output.output_type == 'stream'):
+        yield from sorted(run, key=lambda output: output.name) if stream else run
+
+
 def comparable(outputs: list[nbformat.NotebookNode]) -> list[tuple[Any, ...]]:
     found: list[tuple[Any, ...]] = []
-    for output in outputs:
+    for output in in_turn(outputs):
         if output.output_type != 'stream':
             found.append(content(output))
         elif found and found[-1][:2] == ('stream', output.name):
