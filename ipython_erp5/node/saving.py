@@ -83,6 +83,8 @@ class Saving:
 
     # ------------------------------------------------------------ which belong together
     def partition(self) -> list[tuple[Root, ...]]:
+        if [len(unit.roots) for unit in self.examined.units] == [1]:
+            return [self.examined.units[0].roots]
         parts: Partition[Root] = Partition([root for unit in self.examined.units for root in unit.roots])
         for unit in self.examined.units:
             if not unit.changed:
@@ -132,11 +134,10 @@ class Saving:
         old = list(group.stored_buffers())
         if group.uses and set(group.uses) - dump.trace.uses.keys():
             self.stored.loose += 1
-        group.roots, group.uses = roots, tuple(sorted(dump.trace.uses))
-        group.body, group.buffers, group.blocks = parts
-        group.data = b'' if group.body is not None else dump.data
-        group.types = {root: fidelity.type_name(type(self.values[root])) for root in roots if isinstance(root, str)}
-        group.cell, group.modified = self.cell, now()
+        body, buffers, blocks = parts
+        types = {root: fidelity.type_name(type(self.values[root])) for root in roots if isinstance(root, str)}
+        group.change(roots=roots, uses=tuple(sorted(dump.trace.uses)), data=b'' if body is not None else dump.data, body=body,
+                     buffers=buffers, blocks=blocks, types=types, cell=self.cell, modified=now())
         self.buffers.exchange(old, group.stored_buffers())
         for root in roots:
             before = self.stored.group_of(root)

@@ -16,6 +16,7 @@ indexes give to another group is no longer this one's: its value in `data` is st
 
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from BTrees.LOBTree import LOBTree
@@ -39,14 +40,18 @@ class Group(Persistent):
     uses: tuple[int, ...] = ()  # definitions of other groups
     cell = 0  # the line of the history that wrote it last
     modified = 0.0  # seconds since the epoch
-
-    def __init__(self) -> None:
-        self.types: Mapping[Root, str] = {}
+    types: Mapping[Root, str] = MappingProxyType({})
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         if 'names' in state:  # version 0.1.0 called them so, and had nothing but variables
             state['roots'] = state.pop('names')
         super().__setstate__(state)
+
+    def change(self, **state: Any) -> None:
+        """What is as usual is not written."""
+        for name, value in state.items():
+            if getattr(self, name) != value:
+                setattr(self, name, value)
 
     def stored_buffers(self) -> Iterator[StoredBuffer]:
         yield from self.buffers

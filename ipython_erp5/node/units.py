@@ -171,6 +171,8 @@ class Units:
 
     def share_functions(self) -> bool:
         """Functions that more than one record reaches get a key, and the records are dumped anew; False if there are none."""
+        if len(self.units) < 2:
+            return False
         owners: dict[int, list[Unit]] = {}
         functions = {}
         for unit in self.units:
