@@ -240,6 +240,11 @@ def test_showing_a_value_loads_none_of_the_last_ones(story: Story) -> None:
     assert 'loaded' not in story.session.execute('_').text
 
 
+def test_what_the_interpreter_notes_in_the_namespace_is_no_variable(story: Story) -> None:
+    story('import warnings\nwarnings.warn("seen")\na = 1')
+    assert set(story.now.groups) == {'a'}
+
+
 # ---------------------------------------------------------------- what earlier versions wrote
 def test_records_of_the_first_version_are_read(story: Story) -> None:
     from ipython_erp5.node.context import Group

@@ -31,7 +31,8 @@ from .references import References
 from .saving import save
 from .source import cell_filename
 
-RESERVED = frozenset({'__builtins__', '__builtin__', '__name__', '__doc__', '__package__', '__loader__', '__spec__'})
+# `__warningregistry__`: which warnings have been shown of which line; the lines of the next cell are others
+RESERVED = frozenset({'__builtins__', '__builtin__', '__name__', '__doc__', '__package__', '__loader__', '__spec__', '__warningregistry__'})
 LITERAL = 1 << 20  # characters of a value that travels as its source text
 
 
