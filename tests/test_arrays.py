@@ -104,7 +104,7 @@ ONE = {
     'slice of new strings': np.array(['a', 'b', 'c'], np.dtypes.StringDType())[1:],
     'matrix': BASE.view(np.matrix), 'row of a matrix': BASE.view(np.matrix)[1],
     'records': np.rec.array([(1, 2.)], 'i4,f8'),
-    'characters': np.char.array(['a', 'b']), 'large': np.arange(20_000.),
+    'large': np.arange(20_000.),
     'large, of another order': np.ones((50, 3, 90)).transpose(1, 0, 2) * 2,
     'large datetimes': np.arange(20_000).astype('M8[s]'), 'large text': np.full(5_000, 'abcd'), 'large column': np.ones((20_000, 3))[:, 1],
     'on bytes': np.frombuffer(b'abcdefgh', 'u2'),
