@@ -166,12 +166,13 @@ class Namespace:
 
     @contextlib.contextmanager
     def working(self) -> Iterator[None]:
-        """What happens in here is not the cell's doing."""
-        self.busy += 1
-        try:
-            yield
-        finally:
-            self.busy -= 1
+        """What happens in here is not the cell's doing; threads that it has left wait."""
+        with self.lock:
+            self.busy += 1
+            try:
+                yield
+            finally:
+                self.busy -= 1
 
     def close(self) -> None:
         """The cell has ended: what still runs of it sees what is there."""
