@@ -24,32 +24,30 @@ OPTIMIZED = 1  # as inspect.CO_OPTIMIZED: a function, whose locals are its own
 
 
 class Names(NamedTuple):
-    used: frozenset[str]  # every name in it, attributes too
-    bound: frozenset[str]  # global names that it assigns or deletes
-    deleted: frozenset[str]
+    used: set[str]  # every name in it, attributes too
+    bound: set[str]  # global names that it assigns or deletes
+    deleted: set[str]
     reveals: bool
     views: bool  # names `locals`, `vars` or `dir` where these mean the globals
     exchanges: bool
 
 
 def of_code(code: CodeType) -> Names:
-    """Of the code and all code in it."""
+    """Of the code and all code in it. Asked for every statement of a cell: of most there is little to say."""
     used: set[str] = set()
-    bound: set[str] = set()
-    deleted: set[str] = set()
     texts: set[str] = set()
+    bindings: list[tuple[int, str]] = []
     for part in nested(code):
         used.update(part.co_names)
-        texts.update(text for text in part.co_consts if type(text) is str and len(text) < 64)
+        texts.update([text for text in part.co_consts if type(text) is str and len(text) < 64])
         if not BINDING.isdisjoint(part.co_code[::2]):
-            for operation, name in global_bindings(part):
-                bound.add(name)
-                if operation in DELETING:
-                    deleted.add(name)
-    everything = used | texts  # `getattr(function, '__globals__')`, `mock.patch('builtins.open')`
-    exchanges = not EXCHANGING.isdisjoint(everything) or any(text.startswith('builtins.') for text in texts)
+            bindings += global_bindings(part)
+    bound = {name for _, name in bindings}
+    deleted = {name for operation, name in bindings if operation in DELETING}
+    everything = used | texts if texts else used  # `getattr(function, '__globals__')`, `mock.patch('builtins.open')`
+    exchanges = not EXCHANGING.isdisjoint(everything) or bool(texts) and any([text.startswith('builtins.') for text in texts])
     views = code.co_name == '<module>' and not LOCAL_VIEWS.isdisjoint(code.co_names)
-    return Names(frozenset(used), frozenset(bound), frozenset(deleted), not REVEALING.isdisjoint(everything), views, exchanges)
+    return Names(used, bound, deleted, not REVEALING.isdisjoint(everything), views, exchanges)
 
 
 def nested(code: CodeType) -> Iterator[CodeType]:

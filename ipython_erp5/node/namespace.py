@@ -209,13 +209,13 @@ class Namespace:
             self.fetch(name)
 
     # ------------------------------------------------------------ builtins
-    def lend(self, used: frozenset[str]) -> None:
-        for name in used & BUILTINS.keys() - NEVER_LENT - self.dict.keys():
-            if name in self.builtins:
+    def lend(self, used: set[str]) -> None:
+        for name in used:
+            if name in self.builtins and name not in self.dict and name not in NEVER_LENT:
                 self.dict[name] = self.builtins[name]
                 self.lent.add(name)
 
-    def take_back(self, taken: frozenset[str] | set[str]) -> None:
+    def take_back(self, taken: set[str]) -> None:
         for name in taken & self.lent:
             self.lent.discard(name)
             if self.dict.get(name) is BUILTINS.get(name):
