@@ -1,13 +1,17 @@
 """Which records a cell writes: as many as it has changed, and no other. Looked at in the database of a running node."""
 
 import contextlib
+import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import Node
 
+from ipython_erp5.errors import RemoteInterrupt
 from ipython_erp5.node import storage
 from ipython_erp5.node.stored import SLOTS, StoredContext
 from ipython_erp5.session import Session
@@ -243,6 +247,33 @@ def test_showing_a_value_loads_none_of_the_last_ones(story: Story) -> None:
 def test_what_the_interpreter_notes_in_the_namespace_is_no_variable(story: Story) -> None:
     story('import warnings\nwarnings.warn("seen")\na = 1')
     assert set(story.now.groups) == {'a'}
+
+
+# ---------------------------------------------------------------- stopped in the middle
+def test_an_interrupt_while_a_variable_is_loaded_loses_nothing(story: Story, tmp_path: Path) -> None:
+    flag = tmp_path / 'slow'
+    story(f'''class Slow:
+    def __setstate__(self, state):
+        import os, time
+        if os.path.exists({str(flag)!r}):
+            open({str(flag)!r}, 'w').write('loading')
+            time.sleep(60)
+        vars(self).update(state)
+slow = Slow(); slow.x = [1]; pair = [slow.x]; other = 5''')
+    flag.touch()
+
+    def stop() -> None:
+        while flag.read_text() != 'loading':
+            time.sleep(.01)
+        story.session.interrupt()
+
+    stopping = threading.Thread(target=stop)
+    stopping.start()
+    with pytest.raises(RemoteInterrupt):
+        story.session.execute('other += 1; slow.x.append(2)')
+    stopping.join()
+    flag.unlink()
+    assert story.session.execute('slow.x.append(3)\nslow.x is pair[0], slow.x, other').result == {'text/plain': '(True, [1, 3], 6)'}
 
 
 # ---------------------------------------------------------------- what earlier versions wrote
