@@ -48,6 +48,7 @@ MINIMUM = 64 << 10  # bytes from which a buffer is stored out of band
 SHORTEST, LONGEST, LONGEST_RECORD = 1 << 20, 16 << 20, 4 << 20  # bytes of a piece: powers of two, multiples of every page size
 ENOUGH = 64  # pieces: more only where they would be longer than the longest
 RESERVE = 16 << 20  # bytes of the disk that are left to the records: without them nothing of a cell could be saved
+MAPPED = 32  # what is mapped and only read weighs so many times less than memory of the process's own
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
@@ -254,6 +255,7 @@ class Buffers:
         self.directory = blob_directory(chunks._p_jar.db().storage)
         self.mappings: weakref.WeakValueDictionary[int, Mapping] = weakref.WeakValueDictionary()  # address -> while it is in use
         self.drafts: dict[bytes, Draft] = {}  # digest -> stored and not yet used
+        self.weight = 0  # bytes that are this process's own, about: what was mapped counts little as long as it is not written to
 
     # ------------------------------------------------------------ load
     def load(self, stored: StoredBuffer) -> memoryview:
@@ -262,6 +264,7 @@ class Buffers:
             return memoryview(bytearray())
         self.chunks._p_jar.prefetch({piece._p_oid for piece in stored.pieces if piece._p_changed is None})  # ghosts
         mapping = Mapping.reserve(stored)
+        self.weight += stored.size // MAPPED
         for span, digest, piece in zip(mapping.spans, stored.digests, stored.pieces, strict=True):
             if isinstance(piece, Blob):
                 fd = self.open(digest, piece)
@@ -296,6 +299,7 @@ class Buffers:
             parts, unchanged, old = mapping.spans, mapping.unchanged(), mapping.stored
         digests = tuple(old.digests[number] if old and unchanged and unchanged[number] else blake3(flat[part]).digest()
                         for number, part in enumerate(parts))
+        self.weight += sum(part.stop - part.start for number, part in enumerate(parts) if not (unchanged and unchanged[number]))
         if old and digests == old.digests and all(piece._p_jar is not None for piece in old.pieces):
             return old
         known = self.known(digests, old)

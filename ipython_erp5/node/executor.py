@@ -9,6 +9,7 @@
 
 import contextlib
 import faulthandler
+import gc
 import json
 import multiprocessing
 import os
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 EVENT, REPLY = b'E', b'R'
 FAULT = 70  # exit code, as in sysexits.h: an internal error
+HEAVY = 256 << 20  # bytes of large values that cells may leave behind before the collector of garbage is called
 RECORDED = 1 << 20  # bytes of a cell's messages that its history line keeps
 
 
@@ -102,6 +104,7 @@ class Executor:
     def __init__(self, connection: Connection, notebooks: 'Notebooks', shell: CellShell, log: TextIO) -> None:
         self.connection, self.notebooks, self.shell, self.log = connection, notebooks, shell, log
         self.busy = False
+        self.heavy = 0  # bytes that earlier cells may have left
         self.record = Record()
         self.sending = threading.Lock()  # threads of the cell print too
         self.interrupts = Interrupts()
@@ -129,6 +132,7 @@ class Executor:
                 request = json.loads(self.connection.recv_bytes())
                 self.busy, self.record = True, Record()
                 self.run_request(wire.Request(**request['request']), request['lost'])
+                self.tidy()
         except (EOFError, OSError):
             return  # the node has gone
         except Exception:  # a fault of ours: its place is the node's log, and the death of this process is the cell's outcome
@@ -151,6 +155,13 @@ class Executor:
                 ran = time.perf_counter()
                 reply = self.finish(request, notebook, error, {'open': opened - started, 'run': ran - opened})
             self.send(REPLY, reply, False)
+            self.heavy += notebook.context.buffers.weight
+
+    def tidy(self) -> None:
+        """A cell's namespace is in circles, with its arrays: they would wait for as many small objects as the collector counts."""
+        if self.heavy > HEAVY:
+            self.heavy = 0
+            gc.collect()
 
     def replay(self, request: wire.Request, line: 'DataNotebookLine') -> bytes:
         """The recorded outcome, unless the request_id comes with another cell now."""
