@@ -76,7 +76,7 @@ def _line(name: str, culprit: Culprit) -> str:
 
 
 def render(not_saved: Sequence[NotSaved], total: int) -> str:
-    """The report on all of them; `total`: how many variables there are, these included. '' if there is nothing to report."""
+    """The report on all of them; `total`: how many variables the cell used, these included. '' if there is nothing to report."""
     if not not_saved:
         return ''
     width = max(len(lost.name) for lost in not_saved) + 3

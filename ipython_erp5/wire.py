@@ -14,7 +14,8 @@ A message is a flat JSON object with a `msg_type` of Jupyter's vocabulary. In th
     execute_result        `data`, `metadata`, `execution_count`
     error                 `ename`, `evalue`, `traceback` (lines); at most one
     pull                  `name`, `format` (literal or a serializer's name), `data` (base64), or `reason` why it cannot travel
-    context               `saved`, `deleted` (names), `not_saved` (see `report`), `warnings` (texts), `serializer`
+    context               `saved` (of the variables that the cell used), `deleted` (names), `not_saved` (see `report`), `warnings`
+                          (texts), `serializer`
     execute_reply         last, after the commit: `status` (ok, error), `ename`, `evalue`, `committed`, `request_id`, `node`,
                           `execution_count` (the number of the notebook's line), `times` (microseconds)
 
