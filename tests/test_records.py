@@ -210,6 +210,18 @@ def test_a_function_that_two_containers_hold_is_one_function(story: Story) -> No
     assert story.session.execute('two["f"] is one["f"], two["f"].count').result == {'text/plain': '(True, 1)'}
 
 
+def test_a_function_that_its_cell_adds_to_a_container_is_that_function(story: Story) -> None:
+    story('handlers = []')
+    story('def f(): return f.count\nf.count = 1\nhandlers.append(f)')
+    story('f.count = 2')
+    assert story.session.execute('handlers[0] is f, handlers[0]()').result == {'text/plain': '(True, 2)'}
+
+
+def test_a_function_that_deletes_a_name_which_needs_it_is_loaded(story: Story) -> None:
+    story('def drop():\n    global K\n    del K\nholder = [drop]\nclass K:\n    def f(self, x=holder): return x', 'holder.append(1)')
+    assert story.session.execute('holder[1], K().f() is holder').result == {'text/plain': '(1, True)'}
+
+
 def test_classes_that_need_each_other_are_one_record(story: Story) -> None:
     story('class A: pass\nclass B: pass\nA.other, B.other = B, A')
     assert story.now.together('A', 'B')

@@ -51,6 +51,7 @@ class Context:
         self.last: dict[str, str | None] = dict(zip(LAST_VALUES, stored.last, strict=True))
         self.overridden: set[str] = set()  # names that had a value when the cell began
         self.incomplete = False
+        self.to_delete: set[str] = set()  # as soon as nothing is being loaded
         self.ready = False  # before that no code of the cell has run: a name that is not there has not been deleted
         namespace.shadow(stored.shadows)
         namespace.fetch_variable, namespace.fetch_all, namespace.fetch_to_delete = self.fetch, self.fetch_all, self.fetch_to_delete
@@ -120,6 +121,9 @@ class Context:
 
     def fetch_to_delete(self, names: Collection[str]) -> None:
         """Names in `del` statements of the cell; lost ones among them are given something to delete."""
+        if self.opening:  # they may need what is being loaded
+            self.to_delete.update(names)
+            return
         for name in names:
             if not self.fetch(name) and self.reason(name) is not None and name not in self.namespace:
                 self.namespace[name] = LOST
@@ -141,6 +145,9 @@ class Context:
             self.names.look_at_postponed()
             if self.incomplete and not self.opening:
                 self.fetch_all()
+            if self.to_delete and not self.opening:
+                names, self.to_delete = self.to_delete, set()
+                self.fetch_to_delete(names)
         return opened
 
     def being_opened(self, group: Group) -> list[Any]:

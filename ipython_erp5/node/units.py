@@ -67,23 +67,26 @@ class Units:
 
     # ------------------------------------------------------------ dump
     def dump_units(self) -> None:
-        placed: set[Root] = set()
+        placed: dict[tuple[Root, ...], Opened] = {}
         for opened in self.context.opened.values():
             kept = [root for root in self.stored.live(opened.group) if isinstance(root, int) or self.unbound(root, opened)]
             self.values.update((root, opened.values[root]) for root in kept)
-            placed.update(kept)
-            if kept and not self.cannot_have_changed(kept, opened):
-                self.dump_unit(in_order(kept), opened)
-        for roots in self.new_roots(placed):
+            if kept:
+                placed[in_order(kept)] = opened
+        new = self.new_roots({root for roots in placed for root in roots})  # first: what they define has its key in every dump
+        for roots, opened in placed.items():
+            if not self.cannot_have_changed(roots, opened):
+                self.dump_unit(roots, opened)
+        for roots in new:
             self.dump_unit(roots, None)
         self.dump_definitions()
         while self.share_functions():
             self.dump_definitions()
         self.spread_failures()
 
-    def cannot_have_changed(self, kept: list[Root], opened: Opened) -> bool:
+    def cannot_have_changed(self, kept: tuple[Root, ...], opened: Opened) -> bool:
         """Numbers and texts, which nobody changes and by which nobody is linked."""
-        return tuple(kept) == opened.group.roots and all(type(opened.values[root]) in ATOMS for root in kept)
+        return kept == opened.group.roots and all(type(opened.values[root]) in ATOMS for root in kept)
 
     def unbound(self, root: Root, opened: Opened) -> bool:
         """Whether a variable is bound to what was loaded."""
