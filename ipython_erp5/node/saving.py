@@ -92,7 +92,8 @@ class Saving:
         self.join_bound(parts)
         if len(parts.parts()) > 1:
             parts.join_sharing(self.examined.reached())
-        parts.join_circles({root: unit.dump.trace.uses for unit in self.examined.units for root in unit.roots})
+        alone = self.examined.uses
+        parts.join_circles({root: alone.get(root, unit.dump.trace.uses) for unit in self.examined.units for root in unit.roots})
         return [in_order(part) for part in parts.parts()]
 
     def join_bound(self, parts: Partition[Root]) -> None:

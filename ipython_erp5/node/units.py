@@ -60,6 +60,7 @@ class Units:
         self.units: list[Unit] = []
         self.broken: set[Root] = set()  # cannot be saved
         self.reasons: dict[Root, list[diagnosis.Culprit]] = {}
+        self.uses: dict[Root, set[int]] = {}  # of roots that were dumped together: also the definitions among them
 
     def examine(self) -> None:
         self.dump_units()
@@ -289,4 +290,5 @@ class Units:
         if len(parts.parts()) == 1:
             return visited
         alone = {root: self.dump((root,)) for root in unit.roots}
+        self.uses.update((root, set(dump.trace.uses)) for root, dump in alone.items() if dump is not None)
         return {root: visited[root] if dump is None else dump.trace.mutable() for root, dump in alone.items()}
