@@ -46,7 +46,7 @@ LAYERS = {
     'node.shell': 'errors wire node.namespace node.source',                    # the IPython shell that runs a cell
     'node.libraries': '',                                                      # what libraries keep for everybody
     'node.references': 'errors node.libraries',                                # what is referred to rather than copied
-    'node.chunks': 'errors',                                                   # large buffers in pieces, mapped and shared
+    'node.chunks': 'arrays errors',                                            # large buffers in pieces, mapped and shared
     'node.names': '',                                                          # what a code object could do to its globals
     'node.namespace': 'errors node.names',                                     # globals into which variables come when asked for
     'node.audit': 'node.names node.namespace',                                 # what only the interpreter sees a cell do

@@ -94,7 +94,7 @@ def test_what_is_shared_is_found(reached):
 
 
 def test_figures_of_somebody_are_not_matplotlibs():
-    pyplot = pytest.importorskip('matplotlib.pyplot')
+    from matplotlib import pyplot
     drawn = pyplot.figure()
     try:
         assert not {id(drawn), id(vars(drawn)), id(drawn.axes)} & libraries.everybodys({Figure})

@@ -42,9 +42,10 @@ from ZODB.blob import Blob
 from ZODB.interfaces import IBlobStorage
 from ZODB.POSException import Unsupported
 
+from ..arrays import LARGE
 from ..errors import NotSavedError, StorageFullError
 
-MINIMUM = 64 << 10  # bytes from which a buffer is stored out of band
+MINIMUM = LARGE  # bytes from which a buffer is stored out of band: those that arrays hands out as buffers
 SHORTEST, LONGEST, LONGEST_RECORD = 1 << 20, 16 << 20, 4 << 20  # bytes of a piece: powers of two, multiples of every page size
 ENOUGH = 64  # pieces: more only where they would be longer than the longest
 RESERVE = 16 << 20  # bytes of the disk that are left to the records: without them nothing of a cell could be saved

@@ -105,7 +105,7 @@ class RecordTrace(Trace):
 
     def types(self) -> set[type]:
         if self.known_types is None:
-            self.known_types = set(map(type, self.visited))
+            self.known_types = super().types()
         return self.known_types
 
     def settled(self) -> bool:

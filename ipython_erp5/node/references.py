@@ -161,8 +161,15 @@ class Trace:
 
     def kinds(self) -> set[type]:
         """The types of the visited objects; of classes only the notebook's own, as others are named and not made again."""
-        return {type(value) for value in self.visited
-                if self.references.kinds[type(value)] != 'class' or getattr(value, '__module__', '') == '__main__'}
+        found = self.types()
+        classes = {kind for kind in found if self.references.kinds[kind] == 'class'}
+        if not classes:
+            return found
+        own = {type(value) for value in self.visited if type(value) in classes and getattr(value, '__module__', '') == '__main__'}
+        return found - classes | own
+
+    def types(self) -> set[type]:
+        return set(map(type, self.visited))
 
     def mutable(self, visited: Sequence[object] | None = None) -> set[int]:
         """Ids of the visited objects, or of these, that a change through one variable would show in another."""
@@ -176,4 +183,4 @@ class Trace:
                 ids.add(id(value))
             elif kind == 'function' and getattr(value, '__globals__', None) is main:
                 ids.add(id(value))
-        return ids - everybodys(set(map(type, self.visited))) if ids else ids
+        return ids - everybodys(self.types()) if ids else ids

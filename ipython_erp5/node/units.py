@@ -211,22 +211,19 @@ class Units:
                 self.doubt(unit)
 
     def is_stored(self, unit: Unit) -> bool:
+        """Whether the record of these roots has these bytes; large buffers are looked at last."""
         group = unit.opened.group if unit.opened is not None else self.stored.group_of(unit.roots[0])
-        return group is not None and group.roots == unit.roots and self.same(group, unit.dump) and self.put(unit)
+        if group is None or group.roots != unit.roots or not self.same(group, unit.dump):
+            return False
+        try:
+            return self.store(unit.dump) == (group.body, group.buffers, group.blocks)
+        except StorageFullError:
+            return False
 
     def same(self, group: Group, dump: Dump) -> bool:
         """Whether a record has these bytes, as far as that is seen without a look into large buffers."""
         return (group.uses == tuple(sorted(dump.trace.uses)) and (group.data == dump.data or group.body is not None)
                 and len(group.buffers) == len(dump.buffers) and len(group.blocks) == len(dump.trace.blocks))
-
-    def put(self, unit: Unit) -> bool:
-        """The same, with large buffers."""
-        group = unit.opened.group if unit.opened is not None else self.stored.group_of(unit.roots[0])
-        try:
-            stored = self.store(unit.dump)
-        except StorageFullError:
-            return False
-        return group is not None and stored == (group.body, group.buffers, group.blocks)
 
     def store(self, dump: Dump) -> Parts:
         """Large parts of a dump, where they are or will be stored: (of its data, of its buffers, of its blocks)."""
