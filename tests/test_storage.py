@@ -18,6 +18,7 @@ import storages
 from conftest import Node, running, start_node
 
 from ipython_erp5.errors import ERP5Error
+from ipython_erp5.node.storage import open_database
 from ipython_erp5.session import Session
 
 # A commit that fails on `readCurrent` fails after its rows are in the store connection's temporary table and before that connection is
@@ -146,6 +147,27 @@ def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     folder = tmp_path / 'server'
     with storages.postgresql(folder) if request.param == 'postgresql' else storages.zeo(folder, blobs=True) as uri:
         yield uri
+
+
+def test_first_opening_by_several_hosts(tmp_path: Path) -> None:
+    """ZEO's clients make the root object of an empty database themselves: without a cure some of them fail, every time."""
+    for turn in range(3):
+        opened: list[object] = []
+        with storages.zeo(tmp_path / f'server{turn}', blobs=True) as uri:
+            barrier = threading.Barrier(4)
+
+            def open_here(host: str, uri: str = uri, barrier: threading.Barrier = barrier, opened: list[object] = opened) -> None:
+                barrier.wait()
+                opened.append(open_database(uri, tmp_path / host))
+
+            hosts = [threading.Thread(target=open_here, args=(f'host{turn}{number}',)) for number in range(4)]
+            for host in hosts:
+                host.start()
+            for host in hosts:
+                host.join()
+            for database in opened:
+                database.close()  # type: ignore[attr-defined]
+        assert len(opened) == 4
 
 
 def test_two_nodes_on_one_server(tmp_path: Path, server: str) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 from urllib.parse import parse_qsl, quote, urlencode
 
 import ZODB
+from transaction.interfaces import TransientError
 from ZODB.POSException import POSKeyError
 from zodburi import resolve_uri
 
@@ -49,7 +50,16 @@ def open_database(uri: str, cache: Path | None = None) -> Any:
     if hasattr(storage, 'server_sync'):  # ZEO: `begin` must wait for what others have committed; zodburi has no such parameter,
         storage.server_sync = True       # and the attribute alone counts at the next connecting only
         storage.sync = lambda: storage.ping()
-    return ZODB.DB(storage, **{'cache_size': 20000, 'cache_size_bytes': 256 << 20, **keywords})
+    return make_database(storage, {'cache_size': 20000, 'cache_size_bytes': 256 << 20, **keywords})
+
+
+def make_database(storage: Any, keywords: Mapping[str, Any]) -> Any:
+    """In an empty storage ZODB makes the root object, once: where another node does at the same moment, one of the two conflicts."""
+    for attempt in range(4):
+        with contextlib.suppress(TransientError):
+            return ZODB.DB(storage, **keywords)
+        time.sleep(.05)
+    return ZODB.DB(storage, **keywords)
 
 
 def open_storage(factory: Callable[[], Any], scheme: str) -> Any:
