@@ -4,6 +4,7 @@ import ast
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import psutil
 import pytest
 
 from conftest import Node, running
+from ipython_erp5.errors import CellLost, CellTimeoutError
 from ipython_erp5.node import pool
 from ipython_erp5.session import Session
 
@@ -21,17 +23,23 @@ def pid(session: Session) -> int:
     return int(result['text/plain'])
 
 
-def test_rotate_takes_turns_between_as_many_processes_as_there_are_executors(node: Node) -> None:
-    with node.session() as session:
+@pytest.fixture(scope='module')
+def rotating(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+    with running(tmp_path_factory.mktemp('rotating'), '--placement', 'rotate') as started:
+        yield started
+
+
+def test_rotate_takes_turns_between_as_many_processes_as_there_are_executors(rotating: Node) -> None:
+    with rotating.session() as session:
         pids = [pid(session) for _ in range(6)]
     assert len(set(pids)) == 2 and pids[:2] == pids[2:4] == pids[4:]
 
 
-def test_a_process_never_runs_two_notebooks(node: Node) -> None:
+def test_a_process_never_runs_two_notebooks(rotating: Node) -> None:
     seen: dict[int, str] = {}
     for _ in range(3):
         for name in 'abcd':
-            with node.session(f'pool {name}') as session:
+            with rotating.session(f'pool {name}') as session:
                 assert seen.setdefault(pid(session), name) == name
     assert len(seen) == 8
 
@@ -125,3 +133,74 @@ def test_what_cells_leave_in_memory_does_not_pile_up(tmp_path: Path) -> None:
         processes, megabytes = zip(*ast.literal_eval(session.execute('own').result['text/plain']), strict=True)  # type: ignore[index]
     assert len(set(processes)) == 1
     assert max(megabytes) - min(megabytes) < 500  # of the 2 GB that were written to
+
+
+# ---------------------------------------------------------------- how long executors live, and what they may use
+def wait_for(condition: Callable[[], bool], seconds: float = 10) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(.05)
+
+
+def idle(session: Session) -> int:
+    status = session.status()
+    assert status is not None
+    return int(status['idle'])
+
+
+def test_an_executor_is_replaced_after_so_many_cells(tmp_path: Path) -> None:
+    with running(tmp_path / 'node', '--executor-cells', '3') as node, node.session() as session:
+        session.execute('a = [1]; b = a')  # the first of three
+        pids = [pid(session) for _ in range(7)]
+        assert len(set(pids[:2])) == len(set(pids[2:5])) == len(set(pids[5:])) == 1 and len(set(pids)) == 3
+        session.execute('assert a is b')
+
+
+def test_idle_executors_are_given_back_after_a_while(tmp_path: Path) -> None:
+    with running(tmp_path / 'node', '--executor-idle', '1.5') as node, node.session() as session:
+        session.execute('a = 1')
+        first = pid(session)
+        assert idle(session) == 1
+        wait_for(lambda: idle(session) == 0 and not psutil.pid_exists(first))
+        assert session.execute('a').result == {'text/plain': '1'} and pid(session) != first
+
+
+def test_idle_executors_are_given_back_when_memory_is_short(tmp_path: Path) -> None:
+    """Short is what the operator says: more than this machine has."""
+    with running(tmp_path / 'node', '--memory-reserve', f'{psutil.virtual_memory().total}') as node, node.session() as session:
+        first = pid(session)
+        wait_for(lambda: idle(session) == 0 and not psutil.pid_exists(first))
+        assert 'memory is short' in node.log()
+
+
+def test_an_executor_that_needs_too_much_memory_is_an_outcome(tmp_path: Path) -> None:
+    with running(tmp_path / 'node', '--executor-memory', '300MB') as node, node.session() as session:
+        session.execute('kept = 1')
+        with pytest.raises(CellLost, match=r'lost: memory: \S+ MB used of at most 300 MB \(--executor-memory\); nothing of it was saved'):
+            session.execute("kept = 2\nimport time\ndata = []\nwhile True:\n    data.append(bytearray(b'x' * (20 << 20))); time.sleep(.05)")
+        with pytest.raises(CellLost, match='memory: '):  # what its children use is its own
+            session.execute("import subprocess, sys\nsubprocess.run([sys.executable, '-c', 'import time; b = bytearray(400 << 20); "
+                            "b[::4096] = b\"x\" * len(b[::4096]); time.sleep(60)'])")
+        assert session.execute('kept').result == {'text/plain': '1'}
+
+
+def test_the_node_limits_the_time_of_a_cell(tmp_path: Path) -> None:
+    with running(tmp_path / 'node', '--cell-timeout', '1') as node, node.session() as session:
+        with pytest.raises(CellTimeoutError, match=r'longer than its limit of 1 s \(--cell-timeout\)'):
+            session.execute("n = 1\nimport time\ntime.sleep(30)")
+        assert session.execute('n').result == {'text/plain': '1'}  # as after any error
+        with pytest.raises(CellTimeoutError, match=r'limit of 0.5 s \(--timeout\)'):
+            session.execute('while True: pass', timeout='0.5')
+
+
+@pytest.mark.parametrize(('options', 'text'), [
+    (['--executor-memory', 'much'], "--executor-memory: expected bytes, such as 500MB or 2GB, got 'much'"),
+    (['--memory-reserve', '-1'], "--memory-reserve: expected bytes, such as 500MB or 2GB, got '-1'"),
+    (['--executor-cells', '-1'], 'executor_cells'), (['--executor-idle', 'long'], 'executor_idle'),
+    (['--cell-timeout', '-3'], 'cell_timeout'),
+])
+def test_wrong_limits(tmp_path: Path, options: list[str], text: str) -> None:
+    done = subprocess.run([sys.executable, '-m', 'ipython_erp5', 'serve', '--data-dir', str(tmp_path), *options], capture_output=True,
+                          text=True, timeout=60)
+    assert done.returncode != 0 and text in done.stderr and 'Traceback' not in done.stderr

@@ -12,8 +12,9 @@ import contextlib
 import functools
 import inspect
 import sys
+import time
 import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import transaction
@@ -24,12 +25,14 @@ from transaction.interfaces import TransientError
 from .. import environment, report, serializers, setups, wire
 from ..errors import SerializationError
 from .audit import watch
+from .claims import Held, Known, DatabaseAway
 from .context import Context
 from .namespace import Namespace
 from .notebook import DataNotebook, DataNotebookLine
 from .references import References
 from .saving import save
 from .source import cell_filename
+from .storage import AWAY, is_away
 
 # `__warningregistry__`: which warnings have been shown of which line; the lines of the next cell are others
 RESERVED = frozenset({'__builtins__', '__builtin__', '__name__', '__doc__', '__package__', '__loader__', '__spec__', '__warningregistry__'})
@@ -175,8 +178,8 @@ class OpenNotebook:
             return None
         return f'import {value.__name__}' if value.__name__ == name else f'import {value.__name__} as {name}'
 
-    def commit(self, request: wire.Request, shown: bytes, ename: str, evalue: str) -> tuple[str, str] | None:
-        """Commit with the history line; (ename, evalue) if the database refused: the cell has run and is not run again."""
+    def commit(self, request: wire.Request, shown: bytes, ename: str, evalue: str) -> Exception | None:
+        """Commit with the history line, or what the database said: the cell has run and is not run again."""
         notebook = self.notebook
         notebook.add_line(request, status='error' if ename else 'ok', ename=ename, evalue=evalue, shown=shown)
         notebook.take(request.next_request_id, self.node, 'next' if request.next_request_id else '')
@@ -184,8 +187,33 @@ class OpenNotebook:
             self.manager.commit()
         except Exception as error:
             self.manager.abort()
-            return type(error).__name__, f'{error}: the cell ran, but the database refused its changes; nothing of it was saved'
+            return error
         return None
+
+    def settle(self, request: wire.Request, error: Exception, shown: bytes) -> tuple[str, str] | None:
+        """After a commit that failed: (ename, evalue), which the history has then; None if it has been done all the same.
+
+        A database that goes away during a commit does not say which. To write the outcome conflicts with a commit that is still on its
+        way, so that one of the two is what everybody finds.
+        """
+        ename = type(error).__name__
+        evalue = f'{error}: the cell ran, but the database refused its changes; nothing of it was saved'
+        end = time.monotonic() + AWAY
+        while True:
+            try:
+                self.manager.begin()
+                line = self.notebook.settle(request, ename, evalue, shown + wire.encode(wire.error(ename, evalue, [f'{ename}: {evalue}'])))
+                self.manager.commit()
+                return None if line.committed else (line.ename, line.evalue)
+            except TransientError:
+                self.manager.abort()
+            except Exception as again:
+                self.manager.abort()
+                if not is_away(error):
+                    return ename, evalue
+                if not is_away(again) or time.monotonic() > end:
+                    return ename, f'{error}: the cell ran, and whether its changes were saved is not known: {type(again).__name__}: {again}'
+                time.sleep(.1)
 
 
 def same(one: object, other: object) -> bool:
@@ -214,12 +242,12 @@ class Notebooks:
         self.application = self.connection.root()['Application']
 
     @contextlib.contextmanager
-    def open(self, request: wire.Request, lost: Mapping[str, str]) -> Iterator[OpenNotebook]:
+    def open(self, request: wire.Request, known: Known) -> Iterator[OpenNotebook]:
         """One transaction, from a claim on the request to `commit`. `outcome` is set if the request may not be run any more."""
         opened = None
         try:
-            notebook, outcome = self.claimed(request, lost)
-            opened = OpenNotebook(notebook, self.portal(request.user), self.manager, self.node, self.limit)
+            notebook, outcome = self.claimed(request, known)
+            opened = self.opened(notebook, request)
             opened.outcome = outcome
             self.connection.explicit_transactions = False  # a `transaction.commit()` of the cell's own must poll
             watch.over(opened.names)
@@ -233,41 +261,59 @@ class Notebooks:
                 self.manager.abort()
             noSecurityManager()
 
+    def opened(self, notebook: DataNotebook, request: wire.Request) -> OpenNotebook:
+        try:
+            return OpenNotebook(notebook, self.portal(request.user), self.manager, self.node, self.limit)
+        except Exception as error:
+            if not is_away(error):
+                raise
+            raise DatabaseAway.because(error) from None
+
     def portal(self, user: str) -> Any:
         """The portal as a request of this user would see it."""
         application = makerequest(self.application, environ={'SERVER_NAME': 'localhost'})
         newSecurityManager(None, application.acl_users.getUserById(user).__of__(application.acl_users))
         return application.erp5
 
-    def claimed(self, request: wire.Request, lost: Mapping[str, str]) -> tuple[DataNotebook, DataNotebookLine | None]:
-        """The notebook, in a fresh transaction, once it is on record that this node may begin the request; or its outcome."""
-        for _attempt in range(20):
-            self.manager.begin()
-            module = self.application.erp5.data_notebook_module
-            notebook = module.open_notebook(request)
-            if notebook.claimed_for(request.request_id, self.node) and not lost:
-                return notebook, None
-            outcome = notebook.outcome(request.request_id, '' if request.request_id in lost else self.node)
-            if outcome is None:
-                outcome = self.take(notebook, request, lost)
+    def claimed(self, request: wire.Request, known: Known) -> tuple[DataNotebook, DataNotebookLine | None]:
+        """The notebook, in a fresh transaction, once it is on record that this node may begin the request; or its outcome.
+
+        Held if another node may be running a cell of this notebook. Nothing has run yet, so that a database which is away for a moment
+        is waited for.
+        """
+        end = time.monotonic() + AWAY
+        while True:
             try:
+                self.manager.begin()
+                notebook = self.application.erp5.data_notebook_module.open_notebook(request)
+                if not known.lost and request.request_id not in known.released and notebook.claimed_for(request.request_id, self.node):
+                    return notebook, None
+                outcome = self.take(notebook, request, known)
                 self.manager.commit()
-            except TransientError:  # somebody claimed at the same moment: look again. Nothing has run yet.
-                self.manager.abort()
-            else:
                 self.manager.begin()
                 return notebook, outcome
-        raise TransientError(f'the claim of {request.request_id}')
+            except TransientError:  # somebody claimed at the same moment: look again
+                self.manager.abort()
+            except Exception as error:
+                self.manager.abort()
+                if not is_away(error):
+                    raise
+                if time.monotonic() > end:
+                    raise DatabaseAway.because(error) from None
+                time.sleep(.1)
 
-    def take(self, notebook: DataNotebook, request: wire.Request, lost: Mapping[str, str]) -> DataNotebookLine | None:
-        """Claim the request; first the history gets the cells whose process has gone, which may be this very one."""
-        causes = dict(lost)
-        if notebook.begun(notebook.claim.request_id, self.node):
-            causes.setdefault(notebook.claim.request_id, 'node gone')
-        for request_id, cause in causes.items():
-            if request_id not in notebook.requests:
-                notebook.add_lost(request_id, cause)
-        outcome = notebook.outcome(request.request_id, '' if request.request_id in lost else self.node)
+    def take(self, notebook: DataNotebook, request: wire.Request, known: Known) -> DataNotebookLine | None:
+        """Claim the request, unless it has an outcome. Before that the history gets the cells that are lost, which may be this very one."""
+        fresh_for = '' if request.request_id in known.lost else self.node
+        outcome = notebook.outcome(request.request_id, fresh_for)
+        claimed = notebook.claimed_by_another(request.request_id, self.node, known)
+        if claimed is not None:
+            if outcome is None:
+                raise Held(claimed)
+            return outcome
+        for request_id, cause in notebook.lost(self.node, known).items():
+            notebook.add_lost(request_id, cause)
+        outcome = notebook.outcome(request.request_id, fresh_for)
         if outcome is None:
             notebook.take(request.request_id, self.node, 'running')
         return outcome

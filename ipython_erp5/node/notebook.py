@@ -19,8 +19,10 @@ from BTrees.IOBTree import IOBTree
 from BTrees.OOBTree import OOBTree
 from DateTime import DateTime
 from persistent import Persistent
+from persistent.mapping import PersistentMapping
 
 from .. import wire
+from .claims import Claimed, Known
 from .document import Document
 from .stored import StoredContext
 
@@ -93,6 +95,7 @@ class DataNotebook(Document):
     def __init__(self, id: str) -> None:
         super().__init__(id)
         self.lines, self.requests, self.claim, self.stored = Lines(), Requests(), Claim(), StoredContext()
+        self.__ac_local_roles__ = PersistentMapping()  # Zope's place for shares (see `users`)
 
     def contentValues(self, portal_type: str | None = None) -> list[DataNotebookLine]:
         return [line.__of__(self) for line in self.lines.values()
@@ -115,10 +118,20 @@ class DataNotebook(Document):
         claim = self.claim
         return bool(claim.request_id == request_id and (claim.state, claim.node) == ('next', node))
 
-    def begun(self, request_id: str, node: str) -> bool:
-        """Whether a request without an outcome may have begun: it is claimed, or was announced to another node than this one."""
+    def claimed_by_another(self, request_id: str, node: str, known: Known) -> Claimed | None:
+        """Another node that may be running a cell of this notebook now, as far as `node` knows."""
         claim = self.claim
-        return bool(request_id and claim.request_id == request_id and (claim.state == 'running' or claim.node != node))
+        if not claim.request_id or claim.node in (node, *known.gone) or claim.request_id in known.released | known.ended:
+            return None
+        return Claimed(claim.node, claim.request_id, claim.state)
+
+    def lost(self, node: str, known: Known) -> dict[str, str]:
+        """Requests that have begun, or may have, and have ended without an outcome, and by what; `node` runs nothing of this notebook."""
+        claim, causes = self.claim, dict(known.lost)
+        begun = (claim.state == 'running' or claim.node != node) and claim.request_id not in known.released
+        if claim.request_id and begun:
+            causes.setdefault(claim.request_id, 'node gone' if claim.node in known.gone else 'its outcome was not recorded')
+        return {request_id: cause for request_id, cause in causes.items() if request_id not in self.requests}
 
     def take(self, request_id: str, node: str, state: str) -> None:
         claim = self.claim
@@ -129,6 +142,23 @@ class DataNotebook(Document):
         line = self.lines[count] = DataNotebookLine(count, request, {'listed': request.store_history, **properties})
         if request.request_id:
             self.requests[request.request_id] = count
+        return line
+
+    def lose(self, request_id: str, cause: str) -> DataNotebookLine:
+        """The outcome of a cell whose process has died: that it is lost, unless it had committed. Its claim ends."""
+        count = self.requests.get(request_id)
+        line = self.add_lost(request_id, cause) if count is None else self.lines[count]
+        if self.claim.request_id == request_id:
+            self.take('', '', '')
+        return line
+
+    def settle(self, request: wire.Request, ename: str, evalue: str, shown: bytes) -> DataNotebookLine:
+        """The outcome of a cell that has run: its line, or that nothing of it was saved. Its claim ends."""
+        count = self.requests.get(request.request_id)
+        line = self.lines[count] if count is not None else self.add_line(request, status='error', committed=False, ename=ename,
+                                                                         evalue=evalue, shown=shown)
+        if self.claim.request_id == request.request_id:
+            self.take('', '', '')
         return line
 
     def add_lost(self, request_id: str, cause: str) -> DataNotebookLine:

@@ -6,12 +6,10 @@ A cell is an iterator that Zope gets back from the published method and iterates
 closed: the publisher's transaction has nothing to do with the cell's.
 """
 
-import json
 import signal
+import socket
 import threading
-import time
-import uuid
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import transaction
@@ -19,109 +17,22 @@ import Zope2  # noqa: F401 - must be imported before ZPublisher's parts
 import ZPublisher.HTTPRequest
 from App.ZApplication import ZApplicationWrapper
 from waitress.channel import HTTPChannel
+from waitress.parser import HTTPRequestParser, ParsingError, TransferEncodingNotImplemented
 from waitress.server import create_server
 from waitress.task import Task, ThreadedTaskDispatcher, WSGITask
-from zExceptions import BadRequest, HTTPException, NotFound
-from zope.interface import implementer
+from zExceptions import BadRequest, HTTPException, HTTPServiceUnavailable, NotFound
 from ZPublisher import WSGIPublisher, zpublish_mark
 from ZPublisher.httpexceptions import HTTPExceptionHandler
-from ZPublisher.Iterators import IUnboundStreamIterator
 
-from .. import serializers, wire
-from ..errors import ERP5Error
-from . import pool as executors
-from .portal import ERP5Site, text
+from . import journal
+from .portal import ERP5Site
+from .service import Node
+from .storage import is_away
 
 MODULE_NAME = 'ipython_erp5'
 LARGEST_BODY = 1 << 29  # bytes
 PUBLISHED = frozenset(name for name, value in vars(ERP5Site).items() if zpublish_mark(value, False))
 Application = Callable[[dict[str, Any], Callable[..., Any]], Any]
-
-
-@implementer(IUnboundStreamIterator)
-class Lines:
-    """What the published method returns: iterated by waitress outside Zope's transaction and connection."""
-
-    def __init__(self, lines: Iterator[bytes]) -> None:
-        self.lines = lines
-
-    def __iter__(self) -> Iterator[bytes]:
-        return self.lines
-
-    def close(self) -> None:
-        """By waitress, at the end or when the client has gone."""
-        if isinstance(self.lines, Generator):
-            self.lines.close()
-
-
-class Node:
-    """What the published methods ask: the pool, and what this node is."""
-
-    def __init__(self, pool: executors.Pool, name: str, about: dict[str, Any]) -> None:
-        self.pool, self.name, self.about = pool, name, about
-        self.started = time.time()
-
-    # ------------------------------------------------------------ a cell
-    def execute(self, portal: Any, REQUEST: Any) -> Any:
-        request = wire.Request.from_form({'request_id': str(uuid.uuid4()), **without_empty(REQUEST.form)},
-                                         user=REQUEST['AUTHENTICATED_USER'].getId())
-        if request.request_reference:
-            return notebook_list(portal)
-        if not request.reference.strip():
-            return wire.NO_REFERENCE
-        if request.serializer:
-            try:
-                serializers.get(request.serializer)
-            except ERP5Error as error:
-                return self.answer(REQUEST, map(wire.encode, wire.failed(request.request_id, type(error).__name__, str(error))))
-        return self.answer(REQUEST, self.pool.run(request))
-
-    def answer(self, REQUEST: Any, lines: Iterator[bytes]) -> Lines:
-        streaming = wire.NDJSON in (REQUEST.get_header('Accept') or '')
-        REQUEST.RESPONSE.setHeader('Content-Type', wire.NDJSON if streaming else 'application/json')
-        if streaming:
-            REQUEST.RESPONSE.setHeader('X-Accel-Buffering', 'no')  # a proxy that collects lines would hold them back
-        return Lines(lines if streaming else whole(lines))
-
-    def result(self, portal: Any, REQUEST: Any) -> Any:
-        """The messages of a request, whether it runs, has run here, or is on record; 404 if it has never begun."""
-        request_id = text(REQUEST, 'request_id')
-        run = self.pool.find(request_id)
-        if run is not None:
-            return self.answer(REQUEST, run.follow())
-        notebook = portal.data_notebook_module.find(text(REQUEST, 'reference'))
-        line = notebook.outcome(request_id) if notebook is not None else None
-        if line is not None:
-            return self.answer(REQUEST, iter([*line.messages(), wire.encode(line.reply(request_id, self.name))]))
-        if notebook is not None and notebook.begun(request_id, self.name):
-            return self.answer(REQUEST, map(wire.encode, wire.lost(request_id, 'node gone')))
-        REQUEST.RESPONSE.setStatus(404)
-        REQUEST.RESPONSE.setHeader('Content-Type', 'application/json')
-        return json.dumps({'error': 'no cell with this request_id has begun'})
-
-    def interrupt(self, reference: str, request_id: str) -> dict[str, Any]:
-        done = self.pool.interrupt(reference, request_id)
-        return {'status': 'interrupted' if done else 'not running', 'grace': executors.GRACE}
-
-    def status(self) -> dict[str, Any]:
-        return {'node': self.name, 'seconds_up': round(time.time() - self.started), 'serializers': serializers.names(), **self.about,
-                **self.pool.status()}
-
-
-def without_empty(form: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in form.items() if value != ''}
-
-
-def notebook_list(portal: Any) -> str:
-    """As a stock site: the text of a Python list, or nothing (which Zope makes a 204)."""
-    found = [{'reference': notebook.reference, 'title': notebook.title} for notebook in portal.data_notebook_module.objectValues()]
-    return repr(found) if found else ''
-
-
-def whole(lines: Iterator[bytes]) -> Iterator[bytes]:
-    """The stock answer: one JSON object when all is done; outside Zope's transaction as well."""
-    messages = (wire.decode(line) for piece in lines for line in piece.splitlines())
-    yield json.dumps(wire.stock_answer(messages)).encode()
 
 
 # ---------------------------------------------------------------- Zope
@@ -143,21 +54,40 @@ def application(database: Any, node: Node) -> Application:
 
     def publish(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
         environ['ipython_erp5.node'] = node
+        journal.request.set('')
         try:
             environ['PATH_INFO'].encode('latin-1').decode('utf-8')
         except UnicodeError:
             raise BadRequest('the path of the URL is not UTF-8') from None
-        return WSGIPublisher.publish_module(environ, start_response, _request_factory=FormRequest, _module_name=MODULE_NAME)
+        try:
+            return WSGIPublisher.publish_module(environ, start_response, _request_factory=FormRequest, _module_name=MODULE_NAME)
+        except Exception as error:
+            if not is_away(error):
+                raise
+            away = HTTPServiceUnavailable(f'the database is away: {type(error).__name__}')  # nothing has begun: it may be sent again
+            away.setHeader('Retry-After', '1')
+            raise away from None
 
-    return HTTPExceptionHandler(publish)
+    return bodiless(HTTPExceptionHandler(publish))
+
+
+def bodiless(wsgi: Application) -> Application:
+    """HEAD, which is answered with 404, without a body: Zope sends one, which a client would take for its next answer."""
+    def answer(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
+        if environ['REQUEST_METHOD'] != 'HEAD':
+            return wsgi(environ, start_response)
+        wsgi(environ, lambda status, headers, *error: start_response(status, [('Content-Length', '0')], *error))
+        return []
+
+    return answer
 
 
 class FormRequest(WSGIPublisher.WSGIRequest):
     """Reaches the published methods of ours and nothing else of Zope's; a form that cannot be read is the sender's error."""
 
     def traverse(self, path: str, *args: Any, **kwargs: Any) -> Any:
-        if path.rstrip('/').rpartition('/')[2] not in PUBLISHED:
-            raise NotFound(path)
+        if self.method not in ('GET', 'POST') or path.rstrip('/').rpartition('/')[2] not in PUBLISHED:
+            raise NotFound(path)  # for other methods Zope has ways of its own, of WebDAV
         return super().traverse(path, *args, **kwargs)
 
     def processInputs(self, *args: Any, **kwargs: Any) -> None:  # noqa: N802 - Zope's name
@@ -180,11 +110,22 @@ class KeepAliveTask(WSGITask):
         return super().build_response_header()
 
 
+class Parser(HTTPRequestParser):
+    """A head that cannot be read is the sender's error; waitress answers 501 to an unknown Transfer-Encoding, and to some nothing."""
+
+    def parse_header(self, header_plus: bytes) -> None:
+        try:
+            super().parse_header(header_plus)
+        except (TransferEncodingNotImplemented, ValueError) as error:
+            raise ParsingError(f'the head of the request cannot be read: {error}') from None
+
+
 class Channel(HTTPChannel):
+    parser_class = Parser
     task_class = KeepAliveTask
 
 
-class Dispatcher(ThreadedTaskDispatcher):
+class Threads(ThreadedTaskDispatcher):
     """A thread for every request that would wait: running cells never keep `status` and `interrupt` out."""
 
     limit = 1000
@@ -203,9 +144,10 @@ class Dispatcher(ThreadedTaskDispatcher):
             self.set_thread_count(wanted)
 
 
-def make_server(wsgi: Application, host: str, port: int, threads: int = 4) -> Any:
-    """The server object of waitress, bound and not yet running."""
-    server = create_server(wsgi, _dispatcher=Dispatcher(threads), host=host, port=port, threads=threads, ident='ipython_erp5',
+def make_server(wsgi: Application, host: str, port: int, threads: int = 4, behind_tls: socket.socket | None = None) -> Any:
+    """The server object of waitress, bound and not yet running. `behind_tls`: a socket instead of host and port (see `tls`)."""
+    place: dict[str, Any] = {'sockets': [behind_tls], 'url_scheme': 'https'} if behind_tls else {'host': host, 'port': port}
+    server = create_server(wsgi, _dispatcher=Threads(threads), **place, threads=threads, ident='ipython_erp5',
                            connection_limit=1000,  # default 100, idle keep-alive connections included
                            asyncore_use_poll=True,  # select() ends at descriptor 1024
                            max_request_body_size=LARGEST_BODY,

@@ -79,6 +79,18 @@ def clear_after_failed_commits() -> None:
     Sqlite3Driver.connection_may_need_rollback = lambda self, connection: True
 
 
+# ---------------------------------------------------------------- a database that is away
+AWAY = 20.0  # seconds in which a database that has gone away is waited for, where nothing is lost by it
+DISCONNECTED = frozenset({'OperationalError', 'InterfaceError',  # PEP 249, whatever the driver; SQLite's is a full disk
+                          'ClientDisconnected', 'StorageDisconnectedDuringCommit'})  # ZEO, RelStorage
+
+
+def is_away(error: BaseException) -> bool:
+    """Whether the database cannot be reached, or has broken the connection."""
+    kinds = {kind.__name__ for kind in type(error).__mro__ if kind.__module__ != 'sqlite3'}
+    return isinstance(error, ConnectionError) or not DISCONNECTED.isdisjoint(kinds)
+
+
 # ---------------------------------------------------------------- large buffers
 BLOB_CACHE = 16 << 30  # bytes, about: what is used least goes first
 

@@ -1,0 +1,72 @@
+"""Cells whose process has died: their outcome is a line of the notebook's history, written by the node at once.
+
+A process may die just after its commit: then the line of the cell itself is there, and is the outcome. While the database is away,
+losses are kept here, and tried again.
+"""
+
+import threading
+from typing import Any
+
+import transaction
+from transaction.interfaces import TransientError
+
+from .. import wire
+from .journal import Journal
+from .notebook import DataNotebookLine
+
+
+class Losses:
+    def __init__(self, database: Any, node: str, journal: Journal) -> None:
+        self.database, self.node, self.journal = database, node, journal
+        self.lock = threading.Lock()
+        self.waiting: dict[str, dict[str, str]] = {}  # notebook -> request -> cause
+
+    def of(self, reference: str) -> dict[str, str]:
+        """Those of a notebook of which the history does not know yet."""
+        with self.lock:
+            return dict(self.waiting.get(reference, {}))
+
+    def add(self, reference: str, request_id: str, cause: str) -> None:
+        with self.lock:
+            self.waiting.setdefault(reference, {})[request_id] = cause
+
+    def again(self) -> None:
+        """What could not be written before."""
+        with self.lock:
+            waiting = [(reference, *loss) for reference, losses in self.waiting.items() for loss in losses.items()]
+        for loss in waiting:
+            self.write(*loss)
+
+    def write(self, reference: str, request_id: str, cause: str) -> list[bytes] | None:
+        """The lines of the outcome, from the first one on, once it is on record; None if the database is away."""
+        try:
+            lines = self.record(reference, request_id, cause)
+        except Exception as error:
+            self.journal.event('loss not recorded', level='error', request_id=request_id, notebook=reference,
+                               cause=f'{type(error).__name__}: {error}')
+            return None
+        with self.lock:
+            losses = self.waiting.get(reference, {})
+            losses.pop(request_id, None)
+            if not losses:
+                self.waiting.pop(reference, None)
+        return lines
+
+    def record(self, reference: str, request_id: str, cause: str) -> list[bytes]:
+        manager = transaction.TransactionManager()
+        connection = self.database.open(manager)
+        try:
+            for _attempt in range(20):
+                try:
+                    with manager:
+                        notebook = connection.root()['Application'].erp5.data_notebook_module.find(reference)
+                        return list(map(wire.encode, wire.lost(request_id, cause))) if notebook is None else self.lines(
+                            notebook.lose(request_id, cause), request_id)
+                except TransientError:  # perhaps the last commit of the process that has died
+                    manager.abort()
+            raise TransientError(f'the history of {reference!r} keeps changing')
+        finally:
+            connection.close()
+
+    def lines(self, line: DataNotebookLine, request_id: str) -> list[bytes]:
+        return [*line.messages(), wire.encode(line.reply(request_id, self.node))]

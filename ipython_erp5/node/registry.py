@@ -1,0 +1,145 @@
+"""The nodes of a cluster find each other in the database that they share.
+
+    root['nodes']   OOBTree name -> NodeRecord      every node has one while it lives, and makes its `beat` grow
+
+A node judges another by its own clock: one whose beat has not grown for GONE seconds has gone, whatever time its machine has. To take
+a living one for gone costs the cells that it runs: their commits conflict with what was written about them. It never costs more.
+"""
+
+import contextlib
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import transaction
+from BTrees.OOBTree import OOBTree
+from persistent import Persistent
+from transaction.interfaces import TransientError
+
+from .journal import Journal
+
+BEAT = 2.0  # seconds
+GONE = 6.0  # seconds without a beat
+FORGET = 60.0  # seconds without a beat, after which the record of a node is removed
+NODES = 'nodes'
+
+
+class NodeRecord(Persistent):
+    """What a node says of itself. `place`: host and data directory, in which only one node can live."""
+
+    beat = 0
+
+    def __init__(self, url: str, place: str, **about: Any) -> None:
+        self.url, self.place, self.about = url, place, about
+        self.started = time.time()
+
+
+class Seen:
+    """What this node has seen of another one."""
+
+    def __init__(self, record: NodeRecord) -> None:
+        self.url, self.place, self.about, self.started = record.url, record.place, record.about, record.started
+        self.beat = record.beat
+        self.moment = time.monotonic()  # of the last beat
+
+    def quiet(self) -> float:
+        return time.monotonic() - self.moment
+
+
+class Registry(threading.Thread):
+    """`shared`: whether other nodes may have the same database; of one in its own data directory there is no need to beat."""
+
+    def __init__(self, database: Any, name: str, journal: Journal, shared: bool = True) -> None:
+        super().__init__(name='registry', daemon=True)
+        self.database, self.node, self.journal, self.shared = database, name, journal, shared
+        self.seen: dict[str, Seen] = {}
+        self.lock = threading.Lock()
+        self.ended = threading.Event()
+        self.away = False
+
+    # ------------------------------------------------------------ this node
+    def enter(self, url: str, data_dir: str, **about: Any) -> None:
+        """From here on the others know this node. Of an earlier one in the same data directory nothing runs any more."""
+        place = f'{socket.gethostname()}:{data_dir}'
+
+        def add(nodes: Any) -> None:
+            for name in [name for name, record in nodes.items() if record.place == place or not self.shared]:
+                del nodes[name]
+            nodes[self.node] = NodeRecord(url, place, pid=os.getpid(), **about)
+
+        self.write(add)
+        if self.shared:
+            self.look()
+            self.start()
+
+    def leave(self) -> None:
+        self.ended.set()
+        if self.is_alive():
+            self.join(BEAT)
+        with contextlib.suppress(Exception):  # a database that is away: the others notice that it does not beat
+            self.write(lambda nodes: nodes.pop(self.node, None))
+
+    def run(self) -> None:
+        while not self.ended.wait(BEAT):
+            try:
+                self.write(self.beat)
+                self.look()
+                self.away = False
+            except Exception as error:  # the database may be away for a while
+                if not self.away:
+                    self.journal.event('storage away', level='error', cause=f'{type(error).__name__}: {error}')
+                self.away = True
+
+    def beat(self, nodes: Any) -> None:
+        if self.node in nodes:
+            nodes[self.node].beat += 1
+        for name, seen in self.others().items():
+            if seen.quiet() > FORGET:
+                nodes.pop(name, None)
+
+    def write(self, change: Callable[[Any], object]) -> None:
+        for _attempt in range(20):
+            with contextlib.suppress(TransientError), self.transaction() as nodes:
+                change(nodes)
+                return
+        raise TransientError('other nodes keep changing the list of nodes')
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[Any]:
+        manager = transaction.TransactionManager()
+        connection = self.database.open(manager)
+        try:
+            with manager:
+                root = connection.root()
+                if NODES not in root:
+                    root[NODES] = OOBTree()
+                yield root[NODES]
+        finally:
+            connection.close()
+
+    # ------------------------------------------------------------ the others
+    def look(self) -> None:
+        """What the database says of the others; a beat that has grown is a sign of life."""
+        with self.transaction() as nodes, self.lock:
+            for name in self.seen.keys() - set(nodes):
+                del self.seen[name]
+            for name, record in nodes.items():
+                if name != self.node and (name not in self.seen or self.seen[name].beat != record.beat):
+                    self.seen[name] = Seen(record)
+
+    def others(self) -> dict[str, Seen]:
+        with self.lock:
+            return dict(self.seen)
+
+    def find(self, name: str) -> Seen | None:
+        """A node that lives; None for one that has gone. One that is not known may have begun since the last look."""
+        if self.shared and name not in self.others():
+            self.look()
+        seen = self.others().get(name)
+        return seen if seen is not None and seen.quiet() < GONE else None
+
+    def live(self) -> dict[str, Seen]:
+        return {name: seen for name, seen in self.others().items() if seen.quiet() < GONE}
