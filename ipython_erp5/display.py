@@ -50,15 +50,23 @@ class Display:
     def __init__(self, shell: InteractiveShell, feedback: int = NORMAL) -> None:
         self.shell, self.feedback = shell, feedback
         self.result: RemoteResult | None = None
-        self._takers = {'stream': self._stream, 'display_data': self._publish, 'update_display_data': self._publish,
-                        'clear_output': self._clear, 'execute_result': self._result, 'context': self._context,
-                        'execute_reply': self._reply}
+        self._waits_for = ''
+        self._takers = {'keepalive': self._waiting, 'stream': self._stream, 'display_data': self._publish,
+                        'update_display_data': self._publish, 'clear_output': self._clear, 'execute_result': self._result,
+                        'context': self._context, 'execute_reply': self._reply}
 
     def take(self, message: wire.Message) -> None:
         """Show one message. The kinds that it does not know are left alone: a newer node may send them."""
         taker = self._takers.get(message['msg_type'])
         if taker is not None:
             taker(message)
+
+    def _waiting(self, message: wire.Message) -> None:
+        """Why a cell has not begun, once for each reason."""
+        reason = str(message.get('waiting') or '')
+        if reason and reason != self._waits_for and self.feedback >= NORMAL:
+            write('stderr', f'Waiting: {reason}.\n')
+        self._waits_for = reason
 
     def _stream(self, message: wire.Message) -> None:
         write('stderr' if message['name'] == 'stderr' else 'stdout', message['text'])

@@ -42,7 +42,11 @@ class NotASiteError(ERP5Error, ValueError):
 
 
 class UnauthorizedError(ERP5Error, PermissionError):
-    """The site knows neither this user nor this password, or this user may not run code."""
+    """The site knows neither this user nor this password, or this user may not run code, or not in this notebook."""
+
+
+class UnknownUserError(ERP5Error, LookupError):
+    """No user of the site has this name."""
 
 
 class NodeTimeoutError(ERP5Error, TimeoutError):
@@ -60,6 +64,14 @@ class WireError(ERP5Error, ValueError):
 # ---------------------------------------------------------------- from the node
 class NodeError(ERP5Error, RuntimeError):
     """A node cannot be started, stopped or asked."""
+
+
+class ArchiveError(ERP5Error, ValueError):
+    """A file that is not the whole export of a notebook, or a notebook that cannot be exported, or not to this file."""
+
+
+class NodeUnavailableError(NodeError, ConnectionError):
+    """The site is there and cannot run anything at the moment: a proxy without a node, a node without its database."""
 
 
 class CellLost(ERP5Error, RuntimeError):  # noqa: N818 - the name is part of the wire
@@ -119,9 +131,16 @@ class RemoteInterrupt(RemoteError, KeyboardInterrupt):
     """A remote cell was interrupted: also for local code this is a `KeyboardInterrupt`, so that "Run all" stops."""
 
 
+class CellTimeoutError(RemoteError, TimeoutError):
+    """A remote cell ran longer than it may: `--timeout` of the cell, or `--cell-timeout` of the node."""
+
+
+SPECIAL = {'KeyboardInterrupt': RemoteInterrupt, 'CellTimeoutError': CellTimeoutError}
+
+
 def remote_error(ename: str, evalue: str, traceback: Sequence[str]) -> RemoteError:
     """An exception whose class is named like the remote one, so that a notebook's `error` output has the remote name."""
-    base = RemoteInterrupt if ename == 'KeyboardInterrupt' else RemoteError
+    base = SPECIAL.get(ename, RemoteError)
     error: RemoteError = type(ename or 'RemoteError', (base,), {'__module__': __name__, '__doc__': base.__doc__})(evalue)
     error.ename, error.evalue, error.traceback = ename, evalue, tuple(traceback)
     return error

@@ -3,79 +3,36 @@
     Session.execute(code) ─► wire.Request ─► Client ══► site
                   Reply ◄─ on_message ◄─ wire messages ◄══ as they happen
 
-A cell is sent once. When the connection breaks under it, its outcome is asked for by its `request_id`, where the site keeps
-outcomes. Ctrl-C goes to the cell; the second one ends the waiting.
+A cell runs once. When the connection breaks under it, it is sent again with the same `request_id`, to sites that begin none twice;
+of a stock site its outcome is not known. Ctrl-C goes to the cell; the second one ends the waiting.
 """
 
 import ast
 import base64
-import signal
+import contextlib
+import dataclasses
 import sys
-import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from . import wire
-from .client import EXECUTE, Client, streams
-from .errors import (CellLost, ConnectionLostError, ERP5Error, NotASiteError, SerializationError, SiteUnreachableError,
-                     UnsupportedError, remote_error)
+from .client import EXECUTE, STATUS, Client, streams
+from .ctrl_c import CtrlC
+from .errors import (ConnectionLostError, ERP5Error, NodeTimeoutError, NodeUnavailableError, NotASiteError, SerializationError,
+                     SiteUnreachableError, UnknownUserError, UnsupportedError, remote_error)
+from .reply import Reply, Seen
 
 if TYPE_CHECKING:
     from .connections import Connection
 
-STATUS, CONTEXT = 'Base_getJupyterStatus', 'Base_getJupyterContext'
+CONTEXT = 'Base_getJupyterContext'
+SHARE = 'Base_shareJupyter'
 INTERRUPT, RESULT = 'Base_interruptJupyter', 'Base_getJupyterResult'
-SILENCE = 60.0   # seconds without a message, after which a node that sends keepalives has gone
+RESEND, PAUSE = 30.0, .5   # seconds: how long a cell is sent again, and between two times
+SILENCE = 20.0   # seconds without a message, after which a node that sends keepalives has gone
 OnMessage = Callable[[wire.Message], None]
-
-
-@dataclass
-class Reply:
-    """What one cell did. `result`: the MIME bundle of its last value, None without one; `outputs`: display messages in order."""
-
-    request_id: str = ''
-    text: str = ''
-    stderr: str = ''
-    outputs: list[wire.Message] = field(default_factory=list)
-    result: dict[str, Any] | None = None
-    error: BaseException | None = None
-    context: wire.Message = field(default_factory=dict)
-    pulled: wire.Message | None = None
-    reply: wire.Message = field(default_factory=dict)
-
-    def take(self, message: wire.Message) -> None:
-        """Add one message. Unknown ones are left alone: a newer node may send them."""
-        kind = message['msg_type']
-        if kind == 'stream':
-            name = 'stderr' if message['name'] == 'stderr' else 'text'
-            setattr(self, name, getattr(self, name) + message['text'])
-        elif kind in ('display_data', 'update_display_data', 'clear_output'):
-            self.outputs.append(message)
-        elif kind == 'execute_result':
-            self.result = message['data']
-        elif kind == 'error':
-            self.error = raised(message['ename'], message['evalue'], message['traceback'])
-        elif kind == 'context':
-            self.context = message
-        elif kind == 'pull':
-            self.pulled = message
-        elif kind == 'execute_reply':
-            self._end(message)
-
-    def _end(self, message: wire.Message) -> None:
-        self.reply = message
-        if message['status'] != 'ok' and self.error is None:
-            self.error = raised(message.get('ename', ''), message.get('evalue', ''), ())
-
-
-def raised(ename: str | None, evalue: str | None, traceback: Any) -> BaseException:
-    """The error of a cell; nulls and nested lists of old sites are made plain."""
-    if ename == CellLost.__name__:
-        return CellLost(evalue or 'lost')
-    return remote_error(ename or 'RemoteError', evalue or '', wire.flat(traceback))
 
 
 class Session:
@@ -88,6 +45,7 @@ class Session:
         self.timeout = timeout
         self.running = ''           # the request_id of the cell that runs now
         self._streams = False       # whether the site has shown that it sends keepalives, so that silence means something
+        self._begins_ids_once = False   # whether it is known to be one of ours
         self._next_id = uuid.uuid4().hex
 
     def __repr__(self) -> str:
@@ -104,12 +62,17 @@ class Session:
         self.client.close()
 
     # ------------------------------------------------------------ cells
-    def execute(self, code: str, *, pull: str = '', store_history: bool = True, on_message: OnMessage | None = None) -> Reply:
+    def execute(self, code: str, *, pull: str = '', store_history: bool = True, timeout: float | str | None = None,
+                on_message: OnMessage | None = None) -> Reply:
         """Run one cell; `on_message` sees every message as it arrives. What the cell raised is raised after all of them.
 
-        Ctrl-C interrupts the cell there and goes on waiting for its end; a second one ends the waiting.
+        Ctrl-C interrupts the cell there and goes on waiting for its end; a second one ends the waiting. `timeout`: seconds after which
+        the site ends the cell with CellTimeoutError, from when it begins; OptionError if that is no number of seconds.
         """
-        request = self._request(code, pull, store_history)
+        limit = '' if timeout is None else str(timeout)
+        if limit:
+            wire.seconds(limit, 'timeout')
+        request = dataclasses.replace(self._request(code, pull, store_history), timeout=limit)
         reply, ctrl_c = Reply(request.request_id), CtrlC(lambda: self._pass_on(request.request_id, on_message))
         self.running = request.request_id
         try:
@@ -137,24 +100,52 @@ class Session:
                             request_id=request_id, next_request_id=self._next_id, serializer=self.serializer, pull=pull)
 
     def run(self, request: wire.Request) -> Iterator[wire.Message]:
-        """The messages of one cell, the last of them `execute_reply`; if the connection breaks, its outcome is fetched."""
-        seen: list[wire.Message] = []
-        try:
-            for message in self._messages(EXECUTE, request.form()):
-                if message['msg_type'] != 'keepalive':
-                    seen.append(message)
-                yield message
-        except ConnectionLostError as error:
-            broke = str(error)
-        else:
-            return
-        yield from self._outcome(request.request_id, seen, broke)
+        """The messages of one cell, the last of them `execute_reply`, whatever happens to the connection.
+
+        If it breaks, the same request goes out again, where the site is known to begin no `request_id` twice: a cell that runs, or has
+        run, gives its messages again, and those that had arrived are left out. Elsewhere its outcome is asked for.
+        """
+        seen, sent_again = Seen(), 0.0
+        while True:
+            try:
+                for message in self._messages(EXECUTE, request.form()):
+                    if seen.is_new(message):
+                        yield message
+                self._begins_ids_once |= message.get('request_id') == request.request_id
+                return
+            except (SiteUnreachableError, NodeUnavailableError, NodeTimeoutError) as error:
+                broke = error
+            if not sent_again and not self._may_send_again(broke):
+                break
+            if sent_again and time.monotonic() > sent_again + RESEND:
+                raise SiteUnreachableError(f'{broke}. The cell was sent again for {RESEND:g} seconds. Whether it was run is not known: '
+                                           f'look at its variables before you run it again; its id is {request.request_id}')
+            if not sent_again:
+                sent_again = time.monotonic()
+                yield wire.stream('stderr', f'{broke}. The cell is sent again; it runs once.\n')
+            time.sleep(PAUSE)
+            seen.begin_again()
+        if not isinstance(broke, ConnectionLostError):
+            raise broke
+        yield from self._outcome(request.request_id, seen.messages, str(broke))
+
+    def _may_send_again(self, broke: ERP5Error) -> bool:
+        """Whether something may have been sent, to a site of ours: a stock site would run the cell again."""
+        if isinstance(broke, ConnectionLostError) and not self._begins_ids_once:
+            with contextlib.suppress(ERP5Error):
+                self.status()
+        return self._begins_ids_once and isinstance(broke, (ConnectionLostError, NodeUnavailableError, NodeTimeoutError))
 
     def _messages(self, method: str, form: Mapping[str, str]) -> Iterator[wire.Message]:
         response = self.client.post(method, form, wire.NDJSON, self.timeout or None if self._streams else None)
         self._streams = self._streams or streams(response)
+        if form.get('timeout') and not streams(response):
+            yield wire.stream('stderr', f'{self.client.url} ends no cell by itself: it ran without its time limit.\n')
         message: wire.Message = {'msg_type': ''}
         for message in self.client.messages(response):
+            if message['msg_type'] == 'error' and message['ename'] == NodeUnavailableError.__name__:
+                self._begins_ids_once = True
+                raise NodeUnavailableError(f"{self.client.url}: {message['evalue']}")
             yield message
         if message['msg_type'] != 'execute_reply':
             raise ConnectionLostError(f'the answer of {self.client.url} ended before the end of the cell')
@@ -216,7 +207,8 @@ class Session:
     def status(self) -> dict[str, Any] | None:
         """What the node says of itself; None for a stock site."""
         answer: dict[str, Any] | None = self.client.ask(STATUS, {'reference': self.reference})
-        self._streams = self._streams or answer is not None
+        self._begins_ids_once = answer is not None
+        self._streams = self._streams or self._begins_ids_once
         return answer
 
     def context(self) -> dict[str, Any]:
@@ -236,6 +228,21 @@ class Session:
         if not isinstance(answer, dict):
             raise UnsupportedError(f'{self.client.url} cannot {what}: it has no {method}')
         return answer
+
+    def notebooks(self) -> list[dict[str, Any]]:
+        """The site's notebooks that the user may use, a dictionary each: see `Client.notebooks`."""
+        return self.client.notebooks()
+
+    def share(self, user: str, reference: str = '', remove: bool = False) -> list[str]:
+        """Let another user use a notebook, by default this one, or no longer; all users with whom it is shared then.
+
+        UnauthorizedError if it is not the user's own, UnknownUserError if the site has no such user, or no such notebook.
+        """
+        form = {'reference': reference or self.reference, 'user': user, 'remove': str(remove)}
+        answer = self._own(SHARE, form, 'share a notebook')
+        if 'error' in answer:
+            raise UnknownUserError(str(answer['error']))
+        return list(answer.get('shared_with') or ())
 
     # ------------------------------------------------------------ values
     def pull(self, name: str) -> Any:
@@ -277,31 +284,3 @@ def open_session(connection: 'Connection', *, trusted: bool = False, timeout: fl
     """The session that a connection describes. Nothing is sent yet: `Session.check` probes the site."""
     return Session(Client(connection), connection.reference, connection.title or '', connection.serializer or '',
                    trusted=trusted or connection.trusted, timeout=timeout)
-
-
-class CtrlC:
-    """While a cell runs, the first Ctrl-C calls `interrupt` in a thread; the next one raises KeyboardInterrupt.
-
-    A handler that returns lets the read go on where it was, which an exception in the middle of a message would not.
-    """
-
-    def __init__(self, interrupt: Callable[[], None]) -> None:
-        self.interrupt = interrupt
-        self.count = 0
-        self.previous: Any = None
-
-    def __enter__(self) -> 'CtrlC':
-        ours = threading.current_thread() is threading.main_thread()
-        if ours and signal.getsignal(signal.SIGINT) not in (None, signal.SIG_IGN):
-            self.previous = signal.signal(signal.SIGINT, self.heed)
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
-        if self.previous is not None:
-            signal.signal(signal.SIGINT, self.previous)
-
-    def heed(self, signum: int, frame: FrameType | None) -> None:
-        self.count += 1
-        if self.count > 1:
-            raise KeyboardInterrupt
-        threading.Thread(target=self.interrupt, name='erp5-interrupt', daemon=True).start()

@@ -27,9 +27,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from .errors import WireError
+from .errors import NodeUnavailableError, OptionError, WireError
 
 NDJSON = 'application/x-ndjson'
+LONGEST = 1e9  # seconds that a cell may ask for: 30 years
 Message = dict[str, Any]
 
 # The plain strings with which a stock site answers instead of JSON.
@@ -51,6 +52,7 @@ class Request:
     next_request_id: str = ''
     serializer: str = ''
     pull: str = ''
+    timeout: str = ''
     user: str = ''
 
     def form(self) -> dict[str, str]:
@@ -66,6 +68,17 @@ class Request:
         return cls(**{**known, 'user': user,
                       'request_reference': known.get('request_reference') == 'True',
                       'store_history': known.get('store_history') != 'False'})
+
+
+def seconds(text: str, option: str = '--timeout') -> float:
+    """The limit of a cell, such as `30` or `1.5`; 0 for no text. OptionError, with the option's name, for anything else."""
+    try:
+        found = float(text or 0)
+    except ValueError:
+        found = -1
+    if 0 < found <= LONGEST or not text:
+        return found
+    raise OptionError(f'{option}: expected seconds, such as 30 or 1.5, got {excerpt(text)}')
 
 
 # ---------------------------------------------------------------- messages
@@ -124,6 +137,11 @@ def lost(request_id: str, cause: str) -> tuple[Message, Message]:
     return failed(request_id, 'CellLost', f'lost: {cause}; nothing of it was saved')
 
 
+def unavailable(request_id: str, reason: str) -> tuple[Message, Message]:
+    """The node cannot begin the request now, or say what became of it: it is to be sent again, with the same id."""
+    return failed(request_id, NodeUnavailableError.__name__, f'{reason}; it was not begun now')
+
+
 def refusal(request_id: str) -> tuple[Message, Message]:
     """The id of a request has been used for another cell."""
     return failed(request_id, 'RequestRefused', f'the request_id {request_id} was used before, for another cell: nothing was run')
@@ -144,6 +162,15 @@ def decode(line: bytes | str) -> Message:
     if not isinstance(message, dict) or not isinstance(message.get('msg_type'), str):
         raise WireError(f'expected a JSON object with a msg_type, got {excerpt(line)}')
     return message
+
+
+def is_keepalive(line: bytes) -> bool:
+    """Of an encoded message, without decoding it."""
+    return line.startswith(b'{"msg_type": "keepalive"')
+
+
+def is_reply(line: bytes) -> bool:
+    return line.startswith(b'{"msg_type": "execute_reply"')
 
 
 def excerpt(text: bytes | str, size: int = 80) -> str:

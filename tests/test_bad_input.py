@@ -14,7 +14,8 @@ import requests
 import ipython_erp5
 from conftest import Node
 from ipython_erp5.errors import ERP5Error, NotASiteError, SiteUnreachableError, TargetError, UnauthorizedError
-from ipython_erp5.session import Reply, Session
+from ipython_erp5.reply import Reply
+from ipython_erp5.session import Session
 
 Run = Callable[[str], Reply]
 PUBLISHED = ['Base_executeJupyter', 'Base_checkExistingReference', 'Base_interruptJupyter', 'Base_getJupyterResult',

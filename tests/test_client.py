@@ -21,8 +21,10 @@ from hypothesis import strategies as st
 from scripted_site import (END, HANG_UP, NOT_FOUND, NOTHING, STREAM, Site, chunk, each, http, ok, site, stock, streamed, told)
 
 from ipython_erp5 import errors, wire
+from ipython_erp5 import session as session_module
 from ipython_erp5.client import Client, error_object, lines, root, shown
-from ipython_erp5.connections import Connection, Secret
+from ipython_erp5.connections import Connection
+from ipython_erp5.credentials import Secret
 from ipython_erp5.session import Session, open_session
 
 PASSWORD = 'pässwörd+/=%&?'
@@ -271,7 +273,8 @@ def test_the_outcome_of_a_broken_cell_is_asked_for_and_nothing_is_shown_twice(an
     assert reply.text == 'ab'
     assert 'The cell was not sent again' in reply.stderr
     assert served.count('Base_executeJupyter') == 1
-    assert served.received[1].form == {'reference': 'sales', 'request_id': served.received[0].form['request_id']}
+    asked, = [request for request in served.received if request.method == 'Base_getJupyterResult']
+    assert asked.form == {'reference': 'sales', 'request_id': served.received[0].form['request_id']}
 
 
 def test_a_kept_connection_that_the_site_closes_under_a_cell_is_not_used_for_it_again() -> None:
@@ -523,3 +526,29 @@ def test_importing_the_package_and_its_magics_imports_nothing_heavy() -> None:
 def test_a_session_is_not_copied_with_its_password() -> None:
     with pytest.raises(TypeError, match='password'):
         pickle.dumps(copy.copy(connection('http://127.0.0.1/erp5')))
+
+
+# ---------------------------------------------------------------- a site that is one of ours, and away for a moment
+@pytest.mark.parametrize('trouble', [
+    [http('', '503 Service Unavailable')], [http('', '502 Bad Gateway')], [HANG_UP], [STREAM, told(wire.stream('stdout', 'a')), HANG_UP],
+    [STREAM, *map(told, wire.unavailable('', 'the database is away')), END]], ids=['503', '502', 'hang up', 'in the middle', 'unavailable'])
+def test_a_cell_is_sent_again_with_the_same_id_to_a_node(trouble: list[Any]) -> None:
+    answer = streamed(wire.stream('stdout', 'a'), wire.stream('stdout', 'b'))
+    with site(Base_executeJupyter=[trouble, trouble, answer], Base_getJupyterStatus=[[http({'node': 'n'})]]) as served:
+        opened = session(served)
+        opened.status()
+        reply = opened.execute('1')
+    assert reply.text == 'ab' and reply.stderr.count('The cell is sent again; it runs once.') == 1
+    sent = [request.form for request in served.received if request.method == 'Base_executeJupyter']
+    assert len(sent) == 3 and sent[0] == sent[1] == sent[2]
+
+
+def test_a_node_that_never_answers_is_left_at_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session_module, 'RESEND', 1.0)
+    away = [http('', '503 Service Unavailable')]
+    with site(Base_executeJupyter=[away], Base_getJupyterStatus=[[http({'node': 'n'})]]) as served:
+        opened = session(served)
+        opened.status()
+        with pytest.raises(errors.SiteUnreachableError, match='sent again for 1 seconds. Whether it was run is not known'):
+            opened.execute('1')
+    assert 2 <= served.count('Base_executeJupyter') <= 4

@@ -76,7 +76,7 @@ def test_an_empty_bundle_stays_empty() -> None:
 
 
 def test_messages_of_newer_nodes_are_left_alone(shell: InteractiveShell, capsys: pytest.CaptureFixture[str]) -> None:
-    assert show(shell, {'msg_type': 'of the future'}, wire.keepalive('x')).result is None
+    assert show(shell, {'msg_type': 'of the future'}, wire.keepalive()).result is None
     assert capsys.readouterr() == ('', '')
 
 
@@ -134,3 +134,11 @@ def test_tables_and_fields() -> None:
     assert fields({'node': 'n', 'executors': [{'pid': 1, 'notebook': None}, {'pid': 2}]}) == (
         'node       n\nexecutors  pid 1, notebook -; pid 2\n')
     assert fields({}) == ''
+
+
+def test_why_a_cell_waits_is_said_once(shell: InteractiveShell, capsys: pytest.CaptureFixture[str]) -> None:
+    reasons = ('', 'all 2 executors are busy', 'all 2 executors are busy', 'another cell of this notebook runs', '')
+    show(shell, *map(wire.keepalive, reasons))
+    assert capsys.readouterr().err == 'Waiting: all 2 executors are busy.\nWaiting: another cell of this notebook runs.\n'
+    show(shell, *map(wire.keepalive, reasons), feedback=QUIET)
+    assert capsys.readouterr().err == ''
