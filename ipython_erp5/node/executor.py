@@ -1,9 +1,11 @@
 """The process that runs cells: requests come in over a Connection, messages go out as they happen, one JSON line each.
 
-    node -> executor   a JSON object, one cell at a time: `request` (wire.Request), `lost` (request_id -> cause, for the history)
+    node -> executor   a JSON object, one cell at a time: `request` (wire.Request), `known` (claims.Known: of what may have begun),
+                       `limit` (limits.TimeLimit, or null)
     executor -> node   E line   a message of the running cell, relayed as it is
                        R lines  its last messages up to execute_reply, after the commit: the executor is idle again
-    SIGINT             an interrupt of the request that was sent, also if it has not been read yet
+                       H line   nothing has begun: another node may run a cell of this notebook (`claimed`), or the database is `away`
+    SIGINT             an interrupt of the request that was sent, also if it has not been read yet; after its limit, that
     fd 1, fd 2         pipes that the node reads: what C code and child processes write, and the last words of a dying process
 """
 
@@ -17,21 +19,26 @@ import signal
 import sys
 import threading
 import time
-import traceback
 from base64 import b64encode
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from multiprocessing.connection import Connection
 from types import FrameType
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
 from .. import wire
-from .shell import CellShell, name_and_text
+from ..errors import UnauthorizedError
+from . import descendants, journal
+from .claims import Held, Known, DatabaseAway
+from .limits import TimeLimit
+from .shell import CellShell
+from .tracebacks import name_and_text
 
 if TYPE_CHECKING:
     from .cell import Notebooks, OpenNotebook
     from .notebook import DataNotebookLine
 
-EVENT, REPLY = b'E', b'R'
+EVENT, REPLY, HELD = b'E', b'R', b'H'
 FAULT = 70  # exit code, as in sysexits.h: an internal error
 HEAVY = 256 << 20  # bytes of large values that cells may leave behind before the collector of garbage is called
 RECORDED = 1 << 20  # bytes of a cell's messages that its history line keeps
@@ -47,12 +54,19 @@ class Interrupts:
     def __init__(self) -> None:
         self.running = self.pending = False
         self.shields = 0
+        self.limit: TimeLimit | None = None  # of the cell
+        self.raised: KeyboardInterrupt | None = None  # the last one
         signal.signal(signal.SIGINT, self.handle)
 
     def handle(self, number: int, frame: FrameType | None) -> None:
         if self.running and not self.shields:
-            raise KeyboardInterrupt
+            raise self.reason()
         self.pending = True
+
+    def reason(self) -> KeyboardInterrupt:
+        """When the limit is over the node sends the same signal."""
+        self.raised = self.limit.error() if self.limit is not None and self.limit.left <= 0 else KeyboardInterrupt()
+        return self.raised
 
     @contextlib.contextmanager
     def allowed(self) -> Iterator[None]:
@@ -66,7 +80,7 @@ class Interrupts:
     def due(self) -> None:
         if self.pending and self.running:
             self.pending = False
-            raise KeyboardInterrupt
+            raise self.reason()
 
     @contextlib.contextmanager
     def shielded(self) -> Iterator[None]:
@@ -101,25 +115,28 @@ class Record:
 
 
 class Executor:
-    def __init__(self, connection: Connection, notebooks: 'Notebooks', shell: CellShell, log: TextIO) -> None:
+    def __init__(self, connection: Connection, notebooks: 'Notebooks', shell: CellShell, log: journal.Journal) -> None:
         self.connection, self.notebooks, self.shell, self.log = connection, notebooks, shell, log
+        self.request_id = ''  # of the running cell, or of the last one
         self.busy = False
         self.heavy = 0  # bytes that earlier cells may have left
         self.record = Record()
         self.sending = threading.Lock()  # threads of the cell print too
         self.interrupts = Interrupts()
-        shell.emit = self.emit
+        self.pid = os.getpid()
+        os.register_at_fork(after_in_child=self.become_child)
+        shell.emit, shell.heeded = self.emit, lambda: self.interrupts.raised
 
     def send(self, tag: bytes, line: bytes, busy: bool) -> None:
         """After the reply nothing more of the cell may go out: it would be read as the next cell's."""
         with self.interrupts.shielded(), self.sending:
-            if tag == REPLY or self.busy:
+            if tag != EVENT or self.busy:
                 with contextlib.suppress(OSError):  # the node has gone: the cell goes on, and its outcome is on record
                     self.connection.send_bytes(tag + line)
                 if tag == EVENT:
                     self.record.add(line)
             else:
-                self.log.write(line.decode())
+                self.log.event('output', request_id=self.request_id, output=wire.decode(line))
             self.busy = busy
 
     def emit(self, message: wire.Message) -> None:
@@ -131,22 +148,38 @@ class Executor:
             while True:
                 request = json.loads(self.connection.recv_bytes())
                 self.busy, self.record = True, Record()
-                self.run_request(wire.Request(**request['request']), request['lost'])
+                self.request_id = request['request']['request_id']
+                journal.request.set(self.request_id)
+                self.interrupts.limit = TimeLimit(**request['limit']) if request['limit'] else None
+                self.answer(wire.Request(**request['request']), Known.from_message(request['known']))
                 self.tidy()
         except (EOFError, OSError):
             return  # the node has gone
-        except Exception:  # a fault of ours: its place is the node's log, and the death of this process is the cell's outcome
-            traceback.print_exc(file=self.log)
+        except Exception as error:  # a fault of ours: its place is the node's log, and the death of this process is the cell's outcome
+            self.log.fault(error)
             os._exit(FAULT)
 
     # ------------------------------------------------------------ one cell
-    def run_request(self, request: wire.Request, lost: dict[str, str]) -> None:
+    def answer(self, request: wire.Request, known: Known) -> None:
+        """Run the request, or say why nothing of it begins: its user may not use the notebook (one who made it since the publisher looked
+        is its owner), another node has it, or the database is away."""
+        try:
+            self.run_request(request, known)
+        except UnauthorizedError as error:
+            failure = wire.failed(request.request_id, type(error).__name__, str(error))
+            self.send(REPLY, b''.join(map(wire.encode, failure)), False)
+        except Held as held:
+            self.send(HELD, json.dumps({'claimed': asdict(held.claimed)}).encode(), False)
+        except DatabaseAway as away:
+            self.send(HELD, json.dumps({'away': str(away)}).encode(), False)
+
+    def run_request(self, request: wire.Request, known: Known) -> None:
         """Run the request and commit, or give the recorded outcome of one that has been run before.
 
         The reply goes out after the commit, and before the transaction's remains are put away: the client need not wait for that.
         """
         started = time.perf_counter()
-        with self.notebooks.open(request, lost) as notebook:
+        with self.notebooks.open(request, known) as notebook:
             if notebook.outcome is not None:
                 reply = self.replay(request, notebook.outcome)
             else:
@@ -171,21 +204,31 @@ class Executor:
 
     def run(self, request: wire.Request, notebook: 'OpenNotebook') -> BaseException | None:
         """The environment's setups, then the cell. A setup that fails stops the cell before any of its code runs."""
-        error: BaseException | None = KeyboardInterrupt()
+        error: BaseException | None = None
         self.shell.source_of, self.shell.prepare = notebook.source_of, notebook.prepare
         self.shell.enter(notebook.names)
         self.shell.error = None
         try:
-            with contextlib.suppress(KeyboardInterrupt), self.interrupts.allowed():  # one that comes just before or after
-                nothing = request.pull and not request.python_expression.strip()  # for which IPython would not load the variables
-                error = self.shell.run('pass' if nothing else request.python_expression, notebook.count, notebook.flags)
-                if request.pull and error is None:
-                    self.emit(self.pulled(request.pull, notebook))
+            try:
+                with self.interrupts.allowed():
+                    nothing = request.pull and not request.python_expression.strip()  # for which IPython would not load the variables
+                    error = self.shell.run('pass' if nothing else request.python_expression, notebook.count, notebook.flags)
+                    if request.pull and error is None:
+                        self.emit(self.pulled(request.pull, notebook))
+            except KeyboardInterrupt as interrupt:  # just before or after
+                error = interrupt
             if self.shell.error is None and error is not None:  # interrupted before the shell could show it
                 self.emit(wire.error(*name_and_text(error), [name_and_text(error)[0]]))
         finally:
+            if os.getpid() != self.pid:
+                end_child(error)
             self.shell.leave()
         return error
+
+    def become_child(self) -> None:
+        """In a process that the cell has forked. What it says goes the way of all children: half messages of two would be no message."""
+        self.connection.close()
+        self.shell.emit = say
 
     def pulled(self, name: str, notebook: 'OpenNotebook') -> wire.Message:
         """The value of a variable, or of the last expression (`_`), on its way to the client."""
@@ -205,8 +248,10 @@ class Executor:
         clock = time.perf_counter()
         report = wire.encode(notebook.save(request, error))
         ename, evalue = name_and_text(error) if error else ('', '')
+        outputs = self.record.data()
         self.record.add(report)
-        conflict = notebook.commit(request, self.record.data(), ename, evalue)
+        refused = notebook.commit(request, self.record.data(), ename, evalue)
+        conflict = refused and notebook.settle(request, refused, outputs)
         if conflict:
             ename, evalue = conflict
             report = wire.encode(wire.error(ename, evalue, [f'{ename}: {evalue}']))
@@ -218,13 +263,39 @@ class Executor:
 
 def main(connection: Connection, outputs: tuple[Connection, ...], make_notebooks: 'Callable[[], Notebooks]') -> None:
     """Target of the process. `make_notebooks()` opens the database: after the fork, never before."""
-    os.setpgid(0, 0)  # Ctrl-C in the node's terminal is not for the cells
+    from . import preload
+    descendants.belong()
     multiprocessing.set_start_method(None, force=True)  # user code gets the platform's default, not this fork server
-    log = os.fdopen(os.dup(2), 'w', buffering=1)  # the node's: what goes wrong in here must not end in a cell
+    log = journal.Journal(fd=os.dup(2))  # the node's: what goes wrong in here must not end in a cell
+    log.capture_libraries()
     for fd, output in enumerate(outputs, 1):  # what C code and child processes write; the node reads the other ends
         os.dup2(output.fileno(), fd)
         output.close()
     sys.stdin = open(os.devnull)
     faulthandler.enable(2)  # a segmentation fault leaves its Python frames in the cell's stderr
-    from .preload import shell
-    Executor(connection, make_notebooks(), shell, log).serve()
+    try:
+        notebooks = make_notebooks()
+    except Exception as error:  # a database that is away
+        log.fault(error)
+        os._exit(FAULT)
+    log.node = notebooks.node
+    Executor(connection, notebooks, preload.shell, log).serve()
+    descendants.end_below(os.getpid())  # else the end of some would be waited for
+
+
+# ---------------------------------------------------------------- a process that a cell has forked
+def say(message: wire.Message) -> None:
+    """Text to file descriptor 1 or 2, for which the node has pipes."""
+    kind = message['msg_type']
+    shown = [*message.get('traceback', ()), message.get('data', {}).get('text/plain', '')]
+    text = message['text'] if kind == 'stream' else '\n'.join(shown)
+    fd = 2 if kind == 'error' or message.get('name') == 'stderr' else 1
+    with contextlib.suppress(OSError), open(fd, 'wb', closefd=False) as output:
+        output.write(text.encode(errors='replace'))
+
+
+def end_child(error: BaseException | None) -> None:
+    """It has come to the end of the cell, which only the executor itself may commit."""
+    if not isinstance(error, SystemExit):
+        os._exit(1 if error else 0)
+    os._exit(error.code if isinstance(error.code, int) else 1 if error.code else 0)

@@ -1,9 +1,13 @@
-"""Imported once by the fork server: every executor starts as a copy of this. No threads, no open database, no sockets here."""
+"""Imported once by the fork server: every executor starts as a copy of this. No threads, no open database, no sockets here.
+
+The fork server is also who stays when the node is killed, and sees to it that nothing of it does: see `descendants`.
+"""
 
 import contextlib
 import gc
 import importlib
 import os
+import sys
 
 os.environ.setdefault('MPLBACKEND', 'module://matplotlib_inline.backend_inline')
 
@@ -21,7 +25,7 @@ import zodburi  # noqa: E402,F401
 import Zope2  # noqa: E402,F401
 import ZPublisher.HTTPRequest  # noqa: E402,F401
 
-from . import cell, executor, portal  # noqa: E402,F401
+from . import cell, descendants, executor, portal  # noqa: E402,F401
 from .shell import CellShell  # noqa: E402
 
 # What many notebooks need is worth sharing: it is there at once, and its memory once. It is no requirement of the node.
@@ -31,7 +35,9 @@ for library in ('numpy', 'pandas', 'matplotlib.figure', 'matplotlib.backends.bac
 
 portal.configure_security()
 shell = CellShell.instance()
-for source in ('1 / 0', "print('');  [{}]"):  # what IPython imports only when it first shows an error or a value
+for source in ('1 / 0', 'raise KeyboardInterrupt', "print('');  [{}]"):  # what IPython imports only when it first shows an error or a value
     shell.run(source, 0)
+if any('multiprocessing.forkserver' in word for word in sys.orig_argv):  # else somebody wants the shell only
+    descendants.stay_to_the_end()
 gc.collect()
 gc.freeze()  # the copies do not touch these objects' headers when they collect: the pages stay shared

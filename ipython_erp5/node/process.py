@@ -3,28 +3,60 @@
     request ─► Connection ─► process          messages() reads the Connection, the pipes of file descriptors 1 and 2, and the
     messages() ◄─ Connection ◄──┤             sentinel: a child of the cell may keep the pipes open after the process has gone
                ◄─ fd 1, fd 2 ◄──┘
+
+However a process ends, what it has started ends with it: see `descendants`.
 """
 
 import codecs
 import contextlib
 import json
+import logging
 import multiprocessing
+import multiprocessing.forkserver
 import os
 import select
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
+from typing import TYPE_CHECKING, Any
 
 from .. import wire
-from . import executor
+from . import descendants, executor, memory
+from .claims import Known
+from .limits import TimeLimit
 
 if TYPE_CHECKING:
     from .cell import Notebooks
 
 KEEPALIVE = 5.0  # seconds
+LOG = logging.getLogger(__name__)
+UNKNOWN = 255  # the exit code that multiprocessing gives if the fork server has gone, too
 forkserver = multiprocessing.get_context('forkserver')
+changes = threading.RLock()  # a process is being started, or its exit code read; multiprocessing's own reading is for one thread
+
+
+def start(process: BaseProcess) -> BaseProcess:
+    """All that the fork server shall start is started by this: what else is below it is left of some executor, and ended."""
+    with changes:
+        process.start()
+    return process
+
+
+def end_orphans() -> None:
+    """End what executors that have gone have left."""
+    with changes:
+        known = {process.pid or 0 for process in multiprocessing.active_children()}
+        descendants.end_below(fork_server(), known)
+
+
+def fork_server() -> int:
+    """Its pid; it is a child of this process, also after its end until another is started."""
+    state: Any = multiprocessing.forkserver._forkserver
+    return int(state._forkserver_pid)
 
 
 class Process:
@@ -33,15 +65,19 @@ class Process:
     def __init__(self, make_notebooks: 'Callable[[], Notebooks]') -> None:
         self.reference: str | None = None
         self.dead = False
+        self.used = 0.0  # when it ended its last cell: time.monotonic()
+        self.cells = 0  # that it has run
         self.connection, theirs = forkserver.Pipe()
         pipes = {name: forkserver.Pipe(duplex=False) for name in ('stdout', 'stderr')}
         self.outputs = {name: reader for name, (reader, writer) in pipes.items()}
         writers = tuple(writer for reader, writer in pipes.values())
-        self.process = forkserver.Process(target=executor.main, args=(theirs, writers, make_notebooks))  # not daemon: cells may
-        self.process.start()                                                                             # have children
+        self.process = start(forkserver.Process(target=executor.main, args=(theirs, writers, make_notebooks)))  # not daemon: cells
+        self.server, self.kills = fork_server(), memory.kills()                                         # may have children
         for end in (theirs, *writers):
             end.close()  # or its death would not be an end of file here
         self.decoders = {name: codecs.getincrementaldecoder('utf-8')('replace') for name in self.outputs}
+        self.life = select.poll()
+        self.life.register(self.process.sentinel, select.POLLIN)
         self.poll = select.poll()  # multiprocessing.connection.wait makes one for every message: 30 µs
         for fd in (self.connection.fileno(), self.process.sentinel, *(output.fileno() for output in self.outputs.values())):
             self.poll.register(fd, select.POLLIN)
@@ -56,7 +92,7 @@ class Process:
         """Wait for the first message; EOFError if the process died before it."""
         while not self.receive():
             for tag, line in self.written():
-                os.write(2, line)
+                LOG.error('a process that starts said: %s', wire.decode(line)['text'])
         return self
 
     def receive(self) -> bytes | None:
@@ -80,14 +116,16 @@ class Process:
                 self.poll.unregister(output)  # closed by the user's code
                 self.outputs.pop(name).close()
 
-    def send(self, request: wire.Request, lost: dict[str, str]) -> None:
+    def send(self, request: wire.Request, known: Known, limit: TimeLimit | None = None) -> None:
+        self.kills = memory.kills()
+        message = {'request': asdict(request), 'known': known.as_message(), 'limit': limit.as_record() if limit else None}
         with contextlib.suppress(OSError):  # it has died since: reading will tell
-            self.connection.send_bytes(json.dumps({'request': asdict(request), 'lost': lost}).encode())
+            self.connection.send_bytes(json.dumps(message).encode())
 
     def messages(self) -> Iterator[tuple[bytes, bytes]]:
         """(tag, line) of the running cell up to its reply; the death of the process ends them without one."""
         tag = executor.EVENT
-        while tag != executor.REPLY:
+        while tag not in (executor.REPLY, executor.HELD):
             try:
                 message = self.receive()
             except (EOFError, OSError):
@@ -99,22 +137,58 @@ class Process:
                 tag = message[:1]
                 yield tag, message[1:]
 
+    # ------------------------------------------------------------ signals
+    def interrupt(self) -> None:
+        """SIGINT, as a terminal would send it: also to the children that have not left its process group."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGINT)
+
+    def kill(self) -> None:
+        """End it and all that it has started, now."""
+        if self.pid in (0, os.getpid()) or not self.leads():
+            return
+        descendants.end(self.pid)
+
+    def leads(self) -> bool:
+        """Whether there is a process of this pid that leads a session, as an executor does: after its end another may get the pid."""
+        try:
+            return os.getsid(self.pid) == self.pid
+        except OSError:
+            return False
+
+    # ------------------------------------------------------------ its end
+    @property
+    def gone(self) -> bool:
+        """Whether it has ended, without a wait."""
+        return bool(self.life.poll(0))
+
     def end(self) -> None:
         """It has died, or has no connection any more: what is left of it ends."""
         self.dead = True
         self.join(1)
 
     def join(self, seconds: float) -> None:
-        """Wait for its end; it is ended if that takes longer."""
-        self.process.join(seconds)
-        if self.process.is_alive():
-            self.process.kill()
-            self.process.join(2)
+        """Wait for its end; it is ended if that takes longer. Nothing that it has started is there after this."""
+        if not self.ended(seconds) or self.process.exitcode == UNKNOWN:
+            self.kill()
+            self.ended(2)
+        end_orphans()
+
+    def ended(self, seconds: float = 0) -> bool:
+        """Whether it has ended, at the latest after this time."""
+        wait([self.process.sentinel], seconds)
+        with changes:
+            return self.process.exitcode is not None
 
     def cause_of_death(self) -> str:
-        code = self.process.exitcode
+        with changes:
+            code = self.process.exitcode
+        if not descendants.lives(self.server):
+            return 'the fork server has gone'
         if code is None:
             return 'killed'
+        if code == -signal.SIGKILL and memory.kills() > self.kills:
+            return "memory: the machine's is used up (SIGKILL)"
         return f'signal {-code} ({signal.Signals(-code).name})' if code < 0 else f'exit {code}'
 
     def close(self) -> None:
@@ -123,4 +197,5 @@ class Process:
         self.join(2)
         for output in self.outputs.values():
             output.close()
-        self.process.close()
+        with changes:
+            self.process.close()

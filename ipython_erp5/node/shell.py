@@ -18,11 +18,9 @@ import linecache
 import re
 import sys
 import traceback
-import types
 import warnings
 from base64 import b64encode
 from collections.abc import Callable, Coroutine, Mapping
-from pathlib import Path
 from typing import Any, ClassVar, cast
 
 from IPython.core.compilerop import CachingCompiler
@@ -38,10 +36,10 @@ from .. import wire
 from ..errors import ERP5Error
 from .namespace import Namespace
 from .source import cell_filename, cell_number
+from .tracebacks import Brief, name_and_text, without_ours
 
 Emit = Callable[[wire.Message], None]
 Prepare = Callable[[ast.Module, str], ast.Module]
-OURS = str(Path(__file__).parent.parent) + '/'  # where this package's own code is
 LOOKING = frozenset({'who', 'who_ls', 'whos', 'reset', 'reset_selective', 'xdel', 'psearch'})  # magics that go through all variables
 NAME = re.compile(r'[^\W\d]\w*')
 BUFFER = 8192  # characters of a line that is not ended
@@ -132,13 +130,12 @@ class Compiler(CachingCompiler):
 
 
 class CellShell(InteractiveShell):
-    """One a process. `emit`, `prepare` and `source_of` are set by the executor."""
+    """One a process. `emit`, `prepare`, `source_of` and `heeded` (the interrupt that was raised last) are set by the executor."""
 
     displayhook_class = Hook
     display_pub_class = Publisher
     compiler_class = Compiler
     compile: Compiler
-    system = InteractiveShell.system_piped
     hidden_names: ClassVar[tuple[str, ...]] = ('_ih', '_oh', '_dh', 'In', 'Out', 'get_ipython', 'exit', 'quit', 'open')
 
     def __init__(self, **kwargs: Any) -> None:
@@ -146,9 +143,10 @@ class CellShell(InteractiveShell):
         self.names = self.no_names = Namespace()
         self.prepare: Prepare = lambda tree, source: tree
         self.source_of: Callable[[int], str] = lambda number: ''
+        self.heeded: Callable[[], BaseException | None] = lambda: None
         self.source = self.transformed = ''
         self.last_value: Any = None
-        self.interrupted = False
+        self.interrupted: KeyboardInterrupt | None = None
         self.error: BaseException | None = None
         config = Config()
         config.HistoryManager.enabled = False  # no sqlite file and no thread: the history is the notebook's
@@ -159,6 +157,8 @@ class CellShell(InteractiveShell):
                                               for transform in self.input_transformers_cleanup]
         self.hidden = {name: self.user_ns[name] for name in self.hidden_names}
         self.show_figures()
+        self.brief = Brief(self.InteractiveTB.get_records)
+        setattr(self.InteractiveTB, 'get_records', self.brief)  # noqa: B010 - a method that mypy keeps
         self.neutral = self.user_module
         self.stdout, self.stderr = (Stream(name, lambda message: self.emit(message)) for name in ('stdout', 'stderr'))
         atexit.unregister(self.atexit_operations)  # would reset the namespace when an executor ends
@@ -217,6 +217,14 @@ class CellShell(InteractiveShell):
                 del namespace[name]
         self.names, self.user_module, self._user_ns = self.no_names, self.neutral, self.neutral.__dict__
 
+    def system(self, cmd: str) -> None:
+        """`!cmd`. For IPython an interrupt of the command is none of the cell."""
+        before = self.heeded()
+        self.system_piped(cmd)
+        interrupt = self.heeded()
+        if interrupt is not None and interrupt is not before:
+            raise interrupt
+
     # ------------------------------------------------------------ what IPython looks up by itself
     def run_line_magic(self, magic_name: str, line: str, _stack_depth: int = 1) -> Any:
         if magic_name in LOOKING:
@@ -237,7 +245,7 @@ class CellShell(InteractiveShell):
     def run(self, source: str, count: int, flags: int = 0) -> BaseException | None:
         """Run one cell in the entered namespace; its error or None. Exactly one `error` message is emitted for an error."""
         self.source, self.execution_count = source, count
-        self.interrupted, self.error, self.last_value = False, None, None
+        self.interrupted, self.error, self.last_value = None, None, None
         self.compile.reset_to(flags)
         streams, (sys.stdout, sys.stderr) = (sys.stdout, sys.stderr), (self.stdout, self.stderr)
         result = None
@@ -282,8 +290,8 @@ class CellShell(InteractiveShell):
         with asyncio.Runner() as runner:
             try:
                 return runner.run(coroutine)
-            except KeyboardInterrupt:  # leaving the runner cancels the cell where it waits: that is shown
-                self.interrupted = True
+            except KeyboardInterrupt as interrupt:  # leaving the runner cancels the cell where it waits: that is shown
+                self.interrupted = interrupt
                 raise
 
     def transform_ast(self, node: ast.Module) -> ast.Module:
@@ -298,6 +306,8 @@ class CellShell(InteractiveShell):
     def showtraceback(self, exc_tuple: Any = None, *args: Any, **kwargs: Any) -> None:
         etype, value, frames = self._get_exc_info(exc_tuple)
         frames = without_ours(frames)
+        if self.interrupted is not None and isinstance(value, asyncio.CancelledError):
+            etype, value = type(self.interrupted), self.interrupted.with_traceback(frames)
         if isinstance(value, InputRejected) and isinstance(value.__cause__, ERP5Error):
             self._showtraceback(type(value.__cause__), value.__cause__, self.rejected_lines(value.__cause__))
         elif isinstance(value, ERP5Error):  # which elsewhere shows as one line
@@ -306,6 +316,7 @@ class CellShell(InteractiveShell):
             frames = frames.tb_next if frames and frames.tb_next else frames
             self._showtraceback(etype, value, ''.join(traceback.format_exception(etype, value, frames)).splitlines())
         else:
+            self.brief.interrupt = isinstance(value, KeyboardInterrupt)
             super().showtraceback((etype, value, frames), *args, **kwargs)
 
     def rejected_lines(self, error: ERP5Error) -> list[str]:
@@ -325,20 +336,9 @@ class CellShell(InteractiveShell):
 
     def _showtraceback(self, etype: type[BaseException], evalue: BaseException, stb: list[str] | str) -> None:
         self.flush_streams()
-        name = etype.__name__
-        if self.interrupted and issubclass(etype, asyncio.CancelledError):
-            name, evalue = 'KeyboardInterrupt', KeyboardInterrupt()
         if self.error is None:
-            self.emit(wire.error(name, name_and_text(evalue)[1], [stb] if isinstance(stb, str) else stb))
+            self.emit(wire.error(etype.__name__, name_and_text(evalue)[1], [stb] if isinstance(stb, str) else stb))
         self.error = evalue
-
-
-def name_and_text(error: BaseException) -> tuple[str, str]:
-    """The class and the text of an error whose `str` may itself raise."""
-    try:
-        return type(error).__name__, str(error)
-    except Exception as raised:
-        return type(error).__name__, f'<no text: __str__ raised {type(raised).__name__}>'
 
 
 def keep_leading_lines(lines: list[str]) -> list[str]:
@@ -350,18 +350,3 @@ def keep_leading_lines(lines: list[str]) -> list[str]:
 def refuse_input(prompt: object = '', /) -> str:
     """`input()` in a cell: nobody can answer."""
     raise StdinNotImplementedError('a remote cell cannot ask for input: assign the value in the cell')
-
-
-def without_ours(frames: types.TracebackType | None, until_cell: bool = False) -> types.TracebackType | None:
-    """The traceback without frames of this package; `until_cell`: without any before the first one of a cell."""
-    kept: list[types.TracebackType] = []
-    while frames is not None:
-        filename = frames.tb_frame.f_code.co_filename
-        until_cell = until_cell and cell_number(filename) is None
-        if not until_cell and not filename.startswith(OURS):
-            kept.append(frames)
-        frames = frames.tb_next
-    rest = None
-    for frame in reversed(kept):
-        rest = types.TracebackType(rest, frame.tb_frame, frame.tb_lasti, frame.tb_lineno)
-    return rest
