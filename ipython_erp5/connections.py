@@ -5,79 +5,46 @@
         user                ERP5_USER      target's name      of         password
         reference …         ERP5_PASSWORD  or URL, else       (url, user)
                             …_FILE         `default`
-                            ERP5_REFERENCE
+        token, files        ERP5_REFERENCE
+                            ERP5_TOKEN, …_FILE
 
     nothing to connect to ─► the embedded node of this user, started if none runs (`local_node`)
 
-It promises: a password is in a `Secret`, which shows itself nowhere; it is sent only as the user, and to the site, for which
+`auth` says how the site is shown who asks (see `authentication`), and so what is looked for: a password for `basic`, a token for
+`bearer`, files for `certificate`; for another, a password that is known without asking.
+
+It promises: a password or token is in a `Secret`, which shows itself nowhere; it is sent only as the user, and to the site, for which
 it was found (the environment's belongs to ERP5_URL where that is set), and never over plain HTTP beyond this machine unless
 `insecure` says so; a file that others may read is refused. Every error says which setting to make.
 """
 
-import configparser
 import difflib
 import ipaddress
-import netrc
 import os
 import socket
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path, PurePath
-from typing import NoReturn
 from urllib.parse import SplitResult, urlsplit, urlunsplit
 
 from . import local_node
+from .authentication import BASIC, BEARER
+from .credentials import Ask, Secret, Site, client_files, find_token, find_user, known_user, password_for
 from .errors import TargetError
+from .settings import connections_file, read_sections
 
 DEFAULT, EMBEDDED = 'default', 'embedded'
-KEYS = ('url', 'user', 'password', 'reference', 'title', 'serializer', 'ca_bundle')
+KEYS = ('url', 'user', 'password', 'reference', 'title', 'serializer', 'ca_bundle', 'auth', 'token', 'client_cert', 'client_key')
 ENDPOINT = '/Base_executeJupyter'
-
-# Asks for a password: the text of the prompt -> what was typed.
-Ask = Callable[[str], str]
-
-
-class Secret:
-    """A password. Only `reveal` gives it; as text it is asterisks, and it cannot be pickled."""
-
-    __slots__ = ('_value',)
-
-    def __init__(self, value: str) -> None:
-        self._value = value
-
-    def reveal(self) -> str:
-        return self._value
-
-    def __repr__(self) -> str:
-        return '********'
-
-    def __format__(self, format: str) -> str:
-        return repr(self)
-
-    def __bool__(self) -> bool:
-        return bool(self._value)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Secret) and other._value == self._value
-
-    def __hash__(self) -> int:
-        return hash(self._value)
-
-    def __copy__(self) -> 'Secret':
-        return self
-
-    def __deepcopy__(self, memo: object) -> 'Secret':
-        return self
-
-    def __reduce_ex__(self, protocol: object) -> NoReturn:
-        raise TypeError('a password is not serialized')
 
 
 @dataclass(frozen=True)
 class Connection:
-    """What a client needs. `ca_bundle`: a path, '' for the usual authorities; `trusted`: the site is on this machine."""
+    """What a client needs. `ca_bundle`: a path, '' for the usual authorities; `trusted`: the site is on this machine.
+
+    `auth`: a name that `authentication` knows; `password`, `token`, `client_cert` and `client_key` (paths) are what it may need.
+    """
 
     name: str
     url: str
@@ -90,22 +57,15 @@ class Connection:
     insecure: bool = False
     trusted: bool = False
     embedded: bool = False
-
-
-@dataclass(frozen=True)
-class Site:
-    """A site and what is configured for it (`KEYS`); `environment`: whether ERP5_USER and ERP5_PASSWORD are meant for it."""
-
-    name: str
-    url: str
-    settings: Mapping[str, str] = field(repr=False)
-    environment: bool
-    embedded: bool = False
+    auth: str = BASIC
+    token: Secret = Secret('')
+    client_cert: str = ''
+    client_key: str = ''
 
 
 def resolve(target: str | None = None, *, user: str | None = None, reference: str | None = None, title: str | None = None,
             serializer: str | None = None, ca_bundle: str | None = None, insecure: bool = False, password: str | None = None,
-            ask: Ask | None = None, notebook_name: str = '') -> Connection:
+            auth: str | None = None, ask: Ask | None = None, notebook_name: str = '') -> Connection:
     """The connection to `target`: a URL, a configured name, or None for the default connection, else the embedded node.
 
     `ask` is called with a prompt for a password that nothing else knows. TargetError says what is missing or wrong; starting
@@ -114,12 +74,14 @@ def resolve(target: str | None = None, *, user: str | None = None, reference: st
     site = find_site(target or None)
     known = site.settings
     refuse_plain(site.url, insecure)
-    user = user or find_user(site)
+    auth = BASIC if site.embedded else auth or known.get('auth') or BASIC
+    user = user or (find_user(site) if auth == BASIC else known_user(site))
     return Connection(
-        name=site.name, url=site.url, user=user, password=Secret(password or find_password(site, user, ask)),
+        name=site.name, url=site.url, user=user, password=Secret(password or password_for(auth, site, user, ask)),
+        auth=auth, token=Secret(find_token(site) if auth == BEARER else ''), **client_files(site, auth),
         reference=reference or os.environ.get('ERP5_REFERENCE') or known.get('reference') or made_reference(user, notebook_name),
         title=title or known.get('title', ''), serializer=serializer or known.get('serializer', ''),
-        ca_bundle=existing(ca_bundle or known.get('ca_bundle') or os.environ.get('REQUESTS_CA_BUNDLE', '')),
+        ca_bundle=existing(own_certificate(site) or ca_bundle or known.get('ca_bundle') or os.environ.get('REQUESTS_CA_BUNDLE', '')),
         insecure=insecure, trusted=is_loopback(site.url), embedded=site.embedded)
 
 
@@ -167,7 +129,8 @@ def configured(name: str, settings: Mapping[str, str]) -> Site:
 def embedded_site() -> Site:
     """The embedded node, started if none runs. The environment's user and password are for a site that was named."""
     node = local_node.embedded()
-    return Site(EMBEDDED, node.url, {'user': node.user, 'password': node.password()}, environment=False, embedded=True)
+    known = {'user': node.user, 'password': node.password(), 'ca_bundle': node.ca_bundle}
+    return Site(EMBEDDED, node.url, known, environment=False, embedded=True)
 
 
 def environment_is_for(url: str) -> bool:
@@ -237,128 +200,12 @@ def refuse_plain(url: str, insecure: bool) -> None:
                           f'--insecure if the network is yours')
 
 
-# ---------------------------------------------------------------- the file of connections
-def connections_file() -> Path:
-    named = os.environ.get('ERP5_CONNECTIONS')
-    folder = os.environ.get('XDG_CONFIG_HOME') or '~/.config'
-    return Path(named or f'{folder}/ipython_erp5/connections.ini').expanduser()
-
-
-def read_sections(path: Path) -> dict[str, dict[str, str]]:
-    """Section -> key -> text. No file is no section, unless ERP5_CONNECTIONS names it. TargetError if others may read it."""
-    try:
-        with path.open(encoding='utf-8') as file:
-            refuse_shared(path, os.fstat(file.fileno()).st_mode)
-            return parse_sections(path, file)
-    except FileNotFoundError:
-        if not os.environ.get('ERP5_CONNECTIONS'):
-            return {}
-        raise TargetError(f'ERP5_CONNECTIONS names {path}, which does not exist') from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise TargetError(f'{path} cannot be read: {error}') from None
-
-
-def refuse_shared(path: Path, mode: int) -> None:
-    if mode & 0o077:
-        raise TargetError(f'{path} has mode {mode & 0o777:04o}, so that others may read passwords in it: run `chmod 600 {path}`')
-
-
-def parse_sections(path: Path, lines: Iterable[str]) -> dict[str, dict[str, str]]:
-    # No interpolation: passwords have percent signs. No section whose keys are in all others: a password is for one site.
-    parser = configparser.ConfigParser(interpolation=None, default_section='\n')
-    try:
-        parser.read_file(lines)
-    except configparser.Error as error:
-        # The text of the error would quote the line, which may be a password.
-        row = getattr(error, 'lineno', None) or next((row for row, _ in getattr(error, 'errors', ())), '?')
-        raise TargetError(f'{path}, line {row}: expected `[name]` and below it lines `key = value`, each once '
-                          f'({type(error).__name__})') from None
-    return {name: dict(parser[name]) for name in parser.sections()}
-
-
-# ---------------------------------------------------------------- user and password
-def find_user(site: Site) -> str:
-    host = urlsplit(site.url).hostname or ''
-    user = (os.environ.get('ERP5_USER', '') if site.environment else '') or site.settings.get('user') or netrc_login(host)[0]
-    if not user:
-        raise TargetError(f'no user is known for {site.url}: write --user NAME, or set ERP5_USER, or the key `user` of a section '
-                          f'of {connections_file()}')
-    return user
-
-
-def find_password(site: Site, user: str, ask: Ask | None) -> str:
-    """The password of `user`: from a source that names this user, or none."""
-    host = urlsplit(site.url).hostname
-    password = next(filter(None, passwords(site, user)), '') or asked_password(f'Password of {user} at {site.url}: ', ask)
-    if not password:
-        raise TargetError(f'no password is known for {user} at {site.url}: set ERP5_PASSWORD_FILE or ERP5_PASSWORD, or the key '
-                          f'`password` of a section of {connections_file()}, or add `machine {host} login {user}` and its '
-                          f'password to ~/.netrc')
-    return password
-
-
-def passwords(site: Site, user: str) -> Iterator[str]:
-    """What the sources know, in their order, each asked only when it is reached."""
-    if site.environment and os.environ.get('ERP5_USER', '') in ('', user):
-        yield environment_password()
-    if site.settings.get('user', '') in ('', user):
-        yield site.settings.get('password', '')
-    yield keyring_password(site.url, user)
-    login, password = netrc_login(urlsplit(site.url).hostname or '')
-    if login == user:
-        yield password
-
-
-def environment_password() -> str:
-    path = os.environ.get('ERP5_PASSWORD_FILE')
-    if os.environ.get('ERP5_PASSWORD') or not path:
-        return os.environ.get('ERP5_PASSWORD', '')
-    try:
-        password = Path(path).expanduser().read_text(encoding='utf-8').strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise TargetError(f'ERP5_PASSWORD_FILE names {path}, which cannot be read: {error}') from None
-    if not password:
-        raise TargetError(f'ERP5_PASSWORD_FILE names {path}, which is empty: write the password into it')
-    return password
-
-
-def keyring_password(url: str, user: str) -> str:
-    """What `keyring set URL USER` has stored. Many machines have no keyring, or one without a backend."""
-    try:
-        import keyring
-        import keyring.errors
-    except ImportError:
-        return ''
-    try:
-        return keyring.get_password(url, user) or ''
-    except keyring.errors.KeyringError as error:
-        warnings.warn(f'the keyring gives no password for {user}: {error}', stacklevel=2)
-        return ''
-
-
-def netrc_login(host: str) -> tuple[str, str]:
-    """User and password in the file that NETRC names, or in ~/.netrc; '' for what is not there."""
-    try:
-        entry = netrc.netrc(os.environ.get('NETRC')).authenticators(host)
-    except FileNotFoundError:
-        return '', ''
-    except (OSError, netrc.NetrcParseError) as error:
-        # Not the text of the error, which may quote a password.
-        warnings.warn(f'{error.filename} is not used: its mode is not 0600, or it is malformed at line '
-                      f'{getattr(error, "lineno", None) or "?"}', stacklevel=2)
-        return '', ''
-    return (entry[0], entry[2] or '') if entry else ('', '')
-
-
-def asked_password(prompt: str, ask: Ask | None) -> str:
-    """What was typed; '' where nobody can be asked (papermill, nbconvert, a closed terminal)."""
-    try:
-        return ask(prompt) if ask else ''
-    except (EOFError, NotImplementedError):  # IPython's StdinNotImplementedError is the second
-        return ''
-
-
 # ---------------------------------------------------------------- the rest
+def own_certificate(site: Site) -> str:
+    """That of the embedded node, if it vouches for itself: no other authority could."""
+    return site.settings.get('ca_bundle', '') if site.embedded else ''
+
+
 def existing(ca_bundle: str) -> str:
     if ca_bundle and not Path(ca_bundle).expanduser().exists():
         raise TargetError(f'the CA bundle {ca_bundle} does not exist')
@@ -370,4 +217,4 @@ def made_reference(user: str, notebook_name: str) -> str:
     name = PurePath(notebook_name or os.environ.get('JPY_SESSION_NAME', '')).stem
     if name and not name.startswith('Untitled'):
         return name
-    return f'{user}-{socket.gethostname().partition(".")[0]}-{date.today().isoformat()}'
+    return '-'.join(filter(None, (user, socket.gethostname().partition('.')[0], date.today().isoformat())))

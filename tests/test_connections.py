@@ -8,13 +8,17 @@ import socket
 import subprocess
 import sys
 import textwrap
+import traceback
 from datetime import date
 
 import pytest
+import scripted_site
 
 from ipython_erp5 import local_node
-from ipython_erp5.connections import Connection, Secret, made_reference, resolve, site_url
-from ipython_erp5.errors import NodeError, TargetError, UnsupportedError
+from ipython_erp5.client import Client
+from ipython_erp5.connections import Connection, made_reference, resolve, site_url
+from ipython_erp5.credentials import Secret
+from ipython_erp5.errors import NodeError, TargetError, UnauthorizedError, UnsupportedError
 
 URL = 'https://erp5.example.com/erp5'
 
@@ -272,7 +276,9 @@ def described(home):
 @pytest.fixture
 def process(home):
     """A process whose command line names the package, as a node's does."""
-    with subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)', 'ipython_erp5']) as process:
+    with subprocess.Popen([sys.executable, '-c', "print('runs', flush=True); import time; time.sleep(60)", 'ipython_erp5'],
+                          stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b'runs\n'  # only now the system shows its command line for sure
         yield process
         process.kill()
 
@@ -334,3 +340,164 @@ def test_the_data_directory_is_closed_to_others(home, monkeypatch):
     (home / 'file').touch()
     with pytest.raises(NodeError, match='the data directory .*file cannot be used'):
         local_node.data_directory(home / 'file')
+
+
+# ---------------------------------------------------------------- other ways to show who asks
+def test_a_token_in_its_places(ini, home, monkeypatch):
+    ini(f'[lab]\nurl = {URL}\nauth = bearer\ntoken = of.file\n[plain]\nurl = https://plain.example.com\nuser = u\npassword = p\n')
+    connection = resolve('lab')
+    assert (connection.auth, connection.token.reveal(), connection.user, connection.password.reveal()) == ('bearer', 'of.file', '', '')
+    monkeypatch.setenv('ERP5_TOKEN_FILE', str(private(home / 'token', 'of.a.file\n')))
+    assert resolve('lab').token.reveal() == 'of.a.file'
+    monkeypatch.setenv('ERP5_TOKEN', 'of.environment')
+    assert resolve('lab').token.reveal() == 'of.environment'
+    assert resolve('plain').auth == 'basic' and not resolve('plain').token
+    assert resolve('lab', auth='basic', user='me', password='x').auth == 'basic'
+    monkeypatch.setenv('ERP5_URL', 'https://elsewhere.example.com')
+    assert resolve('lab').token.reveal() == 'of.file'
+
+
+def test_a_token_that_is_missing_says_where_to_put_it(home, monkeypatch):
+    with pytest.raises(TargetError, match='no token is known for https://.*: set ERP5_TOKEN_FILE or ERP5_TOKEN, or the key `token`'):
+        resolve(URL, auth='bearer')
+    monkeypatch.setenv('ERP5_TOKEN_FILE', str(home / 'none'))
+    with pytest.raises(TargetError, match='ERP5_TOKEN_FILE names .*none, which cannot be read'):
+        resolve(URL, auth='bearer')
+    private(home / 'none', '\n')
+    with pytest.raises(TargetError, match='which is empty: write the token into it'):
+        resolve(URL, auth='bearer')
+
+
+def test_a_certificate_that_is_missing_says_where_to_put_it():
+    with pytest.raises(TargetError, match='no certificate is known for .*: set the keys `client_cert` and `client_key`'):
+        resolve(URL, auth='certificate')
+
+
+def test_another_authentication_gets_what_is_known_and_asks_nobody(home):
+    asked = []
+    assert resolve(URL, auth='kerberos', ask=asked.append).user == ''
+    private(home / '.netrc', 'machine erp5.example.com login me password of_netrc\n')
+    connection = resolve(URL, auth='kerberos', ask=asked.append)
+    assert (connection.user, connection.password.reveal(), asked) == ('me', 'of_netrc', [])
+    assert made_reference('', '') == f'{socket.gethostname().partition(".")[0]}-{date.today().isoformat()}'
+
+
+def test_the_embedded_node_has_its_own_way(described, process, home, monkeypatch):
+    certificate = private(home / 'own.pem', '')
+    monkeypatch.setenv('ERP5_DATA_DIR', str(described(process.pid, url='https://127.0.0.1:1/erp5', ca_bundle=str(certificate))))
+    connection = resolve('embedded', auth='bearer', ca_bundle=str(private(home / 'of_another_site.pem', '')))
+    assert (connection.auth, connection.ca_bundle) == ('basic', str(certificate))
+
+
+# ---------------------------------------------------------------- what a client makes of it
+def client_of(served, **more):
+    return Client(Connection(**{'name': 'n', 'url': served.url, 'user': 'ana', 'password': Secret('hunter2'), 'reference': 'r', **more}))
+
+
+def shows_no_secret(client, error, *secrets):
+    shown = ''.join(traceback.format_exception(error)) + repr(client) + repr(vars(client)['_authenticate'])
+    return not any(secret in shown for secret in secrets)
+
+
+def test_a_token_is_a_header_and_nothing_else():
+    with scripted_site.site(Base_checkExistingReference=[
+            [scripted_site.http('True')], [scripted_site.http('you said tok.en', '500 Oops')],
+            [scripted_site.http('no', '401 Unauthorized')]]) as served:
+        client = client_of(served, auth='bearer', token=Secret('tok.en'))
+        assert client.exists('r') is True
+        with pytest.raises(NodeError, match='you said …') as raised:
+            client.exists('r')
+        assert shows_no_secret(client, raised.value, 'tok.en', 'hunter2')
+        with pytest.raises(UnauthorizedError, match=r'HTTP 401\): check the token \(ERP5_TOKEN, ERP5_TOKEN_FILE\)'):
+            client.exists('r')
+    assert [request.headers['authorization'] for request in served.received] == ['Bearer tok.en'] * 3
+
+
+@pytest.mark.parametrize('token', ['two words', 'line\nline', 'pässword'])
+def test_a_token_that_cannot_be_a_header_is_not_shown(token):
+    with pytest.raises(TargetError, match='expected printable ASCII characters without blanks') as raised:
+        Client(Connection('n', URL, '', Secret(''), 'r', auth='bearer', token=Secret(token)))
+    assert token not in str(raised.value)
+
+
+@pytest.fixture
+def installed(home, monkeypatch):
+    """A distribution with entry points of our group, on the path of this interpreter."""
+    private(home / 'lib/negotiating-1.0.dist-info/METADATA', 'Metadata-Version: 2.1\nName: negotiating\nVersion: 1.0\n')
+    private(home / 'lib/negotiating-1.0.dist-info/entry_points.txt', '''
+        [ipython_erp5.authentication]
+        negotiate = negotiating:Negotiate
+        broken = negotiating:Broken
+        unloadable = negotiating:nothing
+        uncallable = negotiating:UNCALLABLE
+        failing = negotiating:Failing
+        deaf = negotiating:Deaf
+    ''')
+    private(home / 'lib/negotiating.py', '''
+        import requests
+
+        class Negotiate(requests.auth.AuthBase):
+            """As for Kerberos: a 401 is answered with a token, in a second request on the same connection."""
+
+            def __init__(self, connection):
+                self.user = connection.user
+
+            def __call__(self, request):
+                request.register_hook('response', self.heard)
+                return request
+
+            def heard(self, response, **options):
+                if response.status_code != 401 or 'Authorization' in response.request.headers:
+                    return response
+                response.content
+                response.close()
+                again = response.request.copy()
+                again.headers['Authorization'] = f'Negotiate of-{self.user}'
+                return response.connection.send(again, **options)
+
+        class Failing(Negotiate):
+            def __call__(self, request):
+                raise RuntimeError('the ticket is hunter2')
+
+        class Deaf(Negotiate):
+            def heard(self, response, **options):
+                raise RuntimeError('the ticket is hunter2')
+
+        def Broken(connection):
+            raise RuntimeError(connection.password.reveal())
+
+        UNCALLABLE = lambda connection: 'hunter2'
+    ''')
+    monkeypatch.syspath_prepend(str(home / 'lib'))
+    yield
+    sys.modules.pop('negotiating', None)
+
+
+def test_a_package_may_bring_another_way_and_answer_a_401(installed):
+    refused, passed = scripted_site.http('who?', '401 Unauthorized', more='WWW-Authenticate: Negotiate\r\n'), scripted_site.http('True')
+    with scripted_site.site(Base_checkExistingReference=[[refused], [passed], [refused], [passed]]) as served:
+        client = client_of(served, auth='negotiate')
+        assert client.exists('r') is True
+        assert client.exists('r') is True
+    assert [request.headers.get('authorization') for request in served.received] == [None, 'Negotiate of-ana'] * 2
+    assert all(request.form == {'reference': 'r'} for request in served.received)
+
+
+def test_a_package_that_cannot_says_so_without_its_secrets(installed):
+    secret = 'hunter' + '2'    # not a line that a traceback would quote
+    for name, text in (('broken', r"the authentication 'broken' \(negotiating:Broken\) cannot be used: RuntimeError"),
+                       ('unloadable', r"'unloadable' \(negotiating:nothing\) cannot be used: AttributeError"),
+                       ('uncallable', 'expected something callable with a request from negotiating:UNCALLABLE, got a str'),
+                       ('negotiat', "there is no authentication 'negotiat'; did you mean 'negotiate'\\? There are basic, bearer, ")):
+        with pytest.raises(UnsupportedError, match=text) as raised:
+            Client(Connection('n', URL, 'me', Secret(secret), 'r', auth=name))
+        assert secret not in ''.join(traceback.format_exception(raised.value))
+
+
+def test_one_that_fails_on_the_way_says_what_was_sent(installed):
+    with scripted_site.site(Base_checkExistingReference=[[scripted_site.http('', '401 Unauthorized')]]) as served:
+        with pytest.raises(UnauthorizedError, match="'failing' failed before anything was sent: RuntimeError") as raised:
+            client_of(served, auth='failing').exists('r')
+        assert served.received == [] and 'hunter2' not in str(raised.value)
+        with pytest.raises(UnauthorizedError, match=r"'deaf' failed at the answer of .*\(HTTP 401, nothing was run\): RuntimeError"):
+            client_of(served, auth='deaf').exists('r')
