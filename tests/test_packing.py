@@ -273,15 +273,17 @@ def test_a_node_packs_when_enough_is_not_needed(tmp_path: Path) -> None:
         session.execute('import numpy as np\na = np.random.default_rng(0).random(35_000_000); kept = np.arange(1_000_000)')
         session.execute('del a')
         time.sleep(1)
-        assert 'pack' not in node.log() and files(tmp_path) == 288_000_000
+        assert node.events('packing', 'packed', 'not packed') == [] and files(tmp_path) == 288_000_000
     with running(tmp_path / 'node') as node, node.session('large') as session:
         end = time.monotonic() + 60
-        while 'packed:' not in node.log() and time.monotonic() < end:
+        while not node.events('packed') and time.monotonic() < end:
             time.sleep(.1)
         assert files(tmp_path) == 8_000_000
         session.execute('assert kept[-1] == 999_999')
-        first, second = [line for line in node.log().splitlines() if line.startswith('pack')]
-        assert first == 'packing: 280 MB are not needed any more' and second.startswith('packed: 288 MB in ')
+        first, second = node.events('packing', 'packed', 'not packed')
+        assert (first['event'], first['unneeded']) == ('packing', 280_000_000)
+        assert second['event'] == 'packed' and second['before'] > 288_000_000 and second['after'] < 9_000_000
+        assert first['node'] == second['node'] and second['seconds'] > 0
 
 
 @pytest.mark.parametrize('site', [True, False])

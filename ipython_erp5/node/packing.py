@@ -14,7 +14,6 @@ import contextlib
 import os
 import threading
 import time
-import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from multiprocessing.process import BaseProcess
 from typing import Any, NamedTuple
@@ -26,6 +25,7 @@ from transaction.interfaces import TransientError
 from .. import report
 from ..errors import NodeError
 from .chunks import Buffers
+from .journal import Journal
 
 PACKS = 'ipython_erp5_packs'
 ENOUGH = 256 << 20  # bytes that are not needed
@@ -48,6 +48,10 @@ class Packed(NamedTuple):
     before: Stored
     after: Stored
     seconds: float
+
+    def fields(self) -> dict[str, float]:
+        """For the log."""
+        return {'before': self.before.size, 'after': self.after.size, 'objects': self.after.objects, 'seconds': self.seconds}
 
     def __str__(self) -> str:
         return f'{self.before} before, {self.after} after, in {self.seconds:.1f} seconds'
@@ -159,9 +163,9 @@ def sweep(database: Any) -> None:
 class Packer(threading.Thread):
     """Looks now and then whether a pack is worth its while; `start` makes a process that packs."""
 
-    def __init__(self, database: Any, start: Callable[[], BaseProcess]) -> None:
+    def __init__(self, database: Any, start: Callable[[], BaseProcess], journal: Journal) -> None:
         super().__init__(name='packer', daemon=True)
-        self.database, self.start_pack = database, start
+        self.database, self.start_pack, self.journal = database, start, journal
         self.process: BaseProcess | None = None
         self.ended = threading.Event()
 
@@ -169,14 +173,14 @@ class Packer(threading.Thread):
         while not self.ended.is_set():
             try:
                 self.look()
-            except Exception:  # a database that is away for a moment must not end this thread
-                traceback.print_exc()
+            except Exception as error:  # a database that is away for a moment must not end this thread
+                self.journal.fault(error)
             self.ended.wait(LOOK)
 
     def look(self) -> None:
         size = unneeded(self.database)
         if is_enough(size, self.database) and not self.ended.is_set():
-            print(f'packing: {report.size(size)} are not needed any more', flush=True)
+            self.journal.event('packing', unneeded=size)
             self.process = self.start_pack()
             self.process.join()
 
