@@ -98,6 +98,11 @@ def size(count: float) -> str:
     return f'{count:.0f} {unit}' if unit == 'bytes' or count >= 100 else f'{count:.1f} {unit}'
 
 
+def count(number: int, what: str) -> str:
+    """`1 line`, `2 lines`."""
+    return f'{number} {what}{"s" * (number != 1)}'
+
+
 def later_use(name: str, reason: str, suggestion: str) -> str:
     """The text of the NotSavedError that a later use of the variable raises."""
     ways = f'{WAY_OUT}\n{indent(suggestion.rstrip(), "    ")}' if suggestion else (

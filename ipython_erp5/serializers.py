@@ -130,7 +130,12 @@ def _header(serializer: Serializer, count: int, length: int) -> bytes:
 
 def read_header(data: bytes) -> Header:
     """The header of serialized values; SerializationError unless all bytes that it announces are there, and no more."""
-    line, end, _ = bytes(data[:HEADER]).partition(b'\n')
+    return header_in(bytes(data[:HEADER]), len(data))
+
+
+def header_in(beginning: bytes, size: int) -> Header:
+    """The same, of `size` bytes that begin so."""
+    line, end, _ = beginning.partition(b'\n')
     fields = line.split(b' ')
     if not end or len(fields) != 6 or fields[0] != MAGIC or not (fields[4].isdigit() and fields[5].isdigit()):
         raise SerializationError(f'expected bytes that begin with {MAGIC.decode()!r}, got {line[:40]!r}')
@@ -138,8 +143,8 @@ def read_header(data: bytes) -> Header:
         raise SerializationError(f'expected values in format {FORMAT.decode()}, got format {fields[1]!r}: '
                                  'a newer ipython_erp5 wrote them')
     start = len(line) + 1
-    if len(data) - start != int(fields[5]):
-        raise SerializationError(f'expected {int(fields[5])} bytes of values, got {len(data) - start}')
+    if size - start != int(fields[5]):
+        raise SerializationError(f'expected {int(fields[5])} bytes of values, got {size - start}')
     return Header(fields[2].decode('ascii', 'replace'), fields[3].decode('ascii', 'replace'), int(fields[4]), start)
 
 

@@ -63,12 +63,15 @@ class References:
         ('environment', name)     an object that a setup provides
         ('injected', name)        `environment` and its kin
         ('builtins',)             `__builtins__` of `__main__`, which `exec` puts into every dict that it is given
-        ('document', path, oid)   an object of the database with its acquisition
-        ('persistent', oid)       one without
+        ('document', path, oid, site)   an object of the database with its acquisition
+        ('persistent', oid, site)       one without
+
+    An oid means something in one database only, which `site` names: of a notebook that was imported from another one, the path counts.
     """
 
     def __init__(self, module: types.ModuleType, application: Any, injected: Mapping[str, object]) -> None:
         self.module, self.application, self.injected = module, application, injected
+        self.site = str(getattr(getattr(application, 'erp5', None), 'site_id', ''))
         self.main: dict[str, Any] = module.__dict__
         self.builtins = self.main.get('__builtins__', self)  # the cell may take it out
         self.provided: Mapping[str, object] = {}
@@ -105,13 +108,13 @@ class References:
         if base._p_jar is not None and base._p_jar is not connection:
             raise SerializationError('an object of another database connection')
         if kind == 'persistent':
-            return ('persistent', base._p_oid)
+            return ('persistent', base._p_oid, self.site)
         path = '/'.join(value.getPhysicalPath())
         if base._p_jar is None:
             if aq_base(self.application.unrestrictedTraverse(path, None)) is not base:
                 raise SerializationError('a document that is not in the database: nothing contains it, or its creation was rolled back')
             connection.add(base)
-        return ('document', path, base._p_oid)
+        return ('document', path, base._p_oid, self.site)
 
     def resolve(self, reference: Any) -> Any:
         kind, *rest = reference
@@ -134,14 +137,23 @@ class References:
     def resolve_injected(self, name: str) -> object:
         return self.injected[name]
 
-    def resolve_document(self, path: str, oid: bytes) -> object:
+    def resolve_document(self, path: str, oid: bytes, site: str = '') -> object:
         document = self.application.unrestrictedTraverse(path, None)
-        if document is None or aq_base(document)._p_oid != oid:
+        if self.is_foreign(site):
+            if '/'.join(getattr(document, 'getPhysicalPath', tuple)()) != path:  # None, or what has been acquired
+                raise NotSavedError(f'the document {path} is of the database from which this notebook was imported, and not in this one')
+        elif document is None or aq_base(document)._p_oid != oid:
             raise NotSavedError(f'the document {path} has been moved or deleted')
         return document
 
-    def resolve_persistent(self, oid: bytes) -> object:
+    def resolve_persistent(self, oid: bytes, site: str = '') -> object:
+        if self.is_foreign(site):
+            raise NotSavedError('it refers to an object of the database from which this notebook was imported')
         return self.application._p_jar.get(oid)
+
+    def is_foreign(self, site: str) -> bool:
+        """Records of version 0.1.0 name no site."""
+        return bool(site) and site != self.site
 
 
 class Trace:

@@ -140,6 +140,11 @@ class StoredContext(Persistent):
         return entries
 
 
+def is_variable(root: Root) -> bool:
+    """Not a definition, and not a last value."""
+    return isinstance(root, str) and root not in SLOTS
+
+
 def definitions_in(group: Group) -> Iterable[int]:
     return [*group.uses, *(root for root in group.roots if isinstance(root, int))]
 
