@@ -18,17 +18,17 @@ __all__ = ['ERP5Error', '__version__', 'connect', 'load_ipython_extension', 'unl
 
 def connect(url: str | None = None, *, user: str | None = None, password: str | None = None, reference: str | None = None,
             title: str | None = None, serializer: str | None = None, ca_bundle: str | None = None, insecure: bool = False,
-            trusted: bool = False) -> 'Session':
+            trusted: bool = False, auth: str | None = None) -> 'Session':
     """A session with a notebook of a site; the site has answered and knows the user.
 
     `url` is the URL of a site, the name of a configured connection, or None: the default connection, else the embedded
-    cluster. `trusted`: values that the site sends may be unpickled here, which lets it run code here. Raises TargetError,
-    SiteUnreachableError, NotASiteError or UnauthorizedError.
+    cluster. `trusted`: values that the site sends may be unpickled here, which lets it run code here. `auth`: how to show who you
+    are, see `authentication`. Raises TargetError, SiteUnreachableError, NotASiteError or UnauthorizedError.
     """
     from . import connections
     from .session import open_session
     connection = connections.resolve(url, user=user, password=password, reference=reference, title=title, serializer=serializer,
-                                     ca_bundle=ca_bundle, insecure=insecure)
+                                     ca_bundle=ca_bundle, insecure=insecure, auth=auth)
     session = open_session(connection, trusted=trusted)
     session.check()
     return session

@@ -3,14 +3,18 @@
     serve    run a node here until SIGTERM or Ctrl-C                            0, or 1 and a line that says what is wrong
     start    serve, detached, its output in DIR/node.log; returns once it answers, at once if one runs already
     stop     end the node and wait for it; 1 if it has not ended after 10 seconds
-    status   a line each: url, user, pid, storage, executors, data directory    0, or 3 if none runs
+    status   the node, and what it says of itself; --json for scripts       0, also if it does not answer, or 3 if none runs
     pack     remove from the database what is not needed; bytes before and after    0
+    export, import    a notebook into one file, and out of one; 1 if nothing was done
+    verify   a line for each notebook, and one for each fault               0, or 1 if there are faults
+    user     add, remove and list the users of the site, change a password       0
 
 Two starts at a time end with one node: a lock, DIR/start.lock, lets the second wait for the first.
 """
 
 import fcntl
 import functools
+import json
 import os
 import signal
 import subprocess
@@ -19,17 +23,18 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from traitlets import Enum, Int, Unicode
+from traitlets import Bool, Enum, Float, Int, Unicode
 from traitlets.config import Application
-from traitlets.config.loader import KVArgParseConfigLoader
 
 from . import __version__, local_node
+from .accounts import User
+from .command import NAME, Command
 from .errors import ERP5Error, NodeError
 from .local_node import Node
+from .upkeep import Export, Import, Pack, Verify
 
-NAME = 'ipython-erp5'
 NOTHING_RUNS = 3
 START_SECONDS = 60
 STOP_SECONDS = 10
@@ -60,38 +65,6 @@ def run(app: 'NodeManager') -> int:
 
 
 # ---------------------------------------------------------------- the command line
-class StrictLoader(KVArgParseConfigLoader):
-    """Options that do not exist are errors; traitlets would only warn, and a node would listen elsewhere than it was told."""
-
-    def _handle_unrecognized_alias(self, arg: str) -> NoReturn:
-        self.parser.error(f'there is no option --{arg.lstrip("-")}; see {NAME} help')
-
-
-class Command(Application):
-    """One subcommand; all concern the node of one data directory."""
-
-    name = NAME
-    data_dir = Unicode(help='By default $ERP5_DATA_DIR, else ipython_erp5 in the XDG data home.').tag(config=True)
-    aliases = {'data-dir': 'Command.data_dir'}
-    flags = {}
-
-    def run(self) -> int:
-        raise NotImplementedError
-
-    def _create_loader(self, argv: list[str] | None, aliases: Any, flags: Any, classes: Any) -> StrictLoader:
-        return StrictLoader(argv, aliases, flags, classes=classes, log=self.log)
-
-    def parse_command_line(self, argv: Any = None) -> None:
-        super().parse_command_line(argv)
-        if self.extra_args:
-            print(f'{NAME}: expected options only, got {" ".join(self.extra_args)!r}; see {NAME} help', file=sys.stderr)
-            self.exit(2)
-
-    @property
-    def folder(self) -> Path:
-        return local_node.data_directory(self.data_dir)
-
-
 class Serve(Command):
     description = 'Run a node in the foreground until SIGTERM or Ctrl-C.'
 
@@ -107,20 +80,34 @@ class Serve(Command):
                              ).tag(config=True)
     pack = Enum(('auto', 'never'), 'auto',
                 help='Whether the node removes what is not needed any more by itself, or only the command pack does.').tag(config=True)
-    options = ('host', 'port', 'executors', 'storage', 'user', 'password_file', 'placement', 'variable_limit', 'pack')
+    certfile = Unicode(help='A certificate in PEM format: the node speaks TLS.').tag(config=True)
+    keyfile = Unicode(help='The key of the certificate, if it is not in the same file.').tag(config=True)
+    url = Unicode(help='Under which URL the other nodes of the same database reach this one; by default its own.').tag(config=True)
+    executor_memory = Unicode(help='The most memory that an executor may use with all that its cells start, such as 2GB; by default '
+                                   'any.').tag(config=True)
+    executor_cells = Int(0, min=0, help='How many cells an executor runs before a fresh one takes its place; 0: any number.'
+                         ).tag(config=True)
+    executor_idle = Float(600, min=0, help='Seconds after which an executor without a cell is given back.').tag(config=True)
+    memory_reserve = Unicode(help='While the machine has less memory left than this, executors without a cell are given back; by default '
+                                  'a sixteenth of it.').tag(config=True)
+    cell_timeout = Float(0, min=0, help='How many seconds a cell may run; 0: as long as it likes.').tag(config=True)
+    options = ('host', 'port', 'url', 'executors', 'storage', 'user', 'password_file', 'placement', 'variable_limit', 'pack', 'certfile',
+               'keyfile', 'executor_memory', 'executor_cells', 'executor_idle', 'memory_reserve', 'cell_timeout')
+    files = ('password_file', 'certfile', 'keyfile')
     aliases = {**Command.aliases, **{name.replace('_', '-'): f'Serve.{name}' for name in options}}
 
     def run(self) -> int:
         local_node.require_extra()
         from .node import cluster
-        cluster.serve(cluster.Settings(host=self.host, port=self.port, executors=self.executors, data_dir=self.folder,
-                                       storage=self.storage, user=self.user, password_file=self.absolute_password_file() or None,
-                                       placement=self.placement, variable_limit=self.variable_limit, pack=self.pack))
+        cluster.serve(cluster.Settings(data_dir=self.folder, **self.values()))
         return 0
 
-    def absolute_password_file(self) -> str:
+    def values(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.options} | self.absolute_files()
+
+    def absolute_files(self) -> dict[str, str]:
         """A detached node runs in another directory."""
-        return str(Path(self.password_file).expanduser().absolute()) if self.password_file else ''
+        return {name: str(Path(value).expanduser().absolute()) if (value := getattr(self, name)) else '' for name in self.files}
 
 
 class Start(Serve):
@@ -133,8 +120,7 @@ class Start(Serve):
 
     def arguments(self) -> list[str]:
         """The options for `serve`."""
-        values = {name: getattr(self, name) for name in self.options} | {'password_file': self.absolute_password_file()}
-        return [f'--{name.replace("_", "-")}={value}' for name, value in values.items() if value != '']
+        return [f'--{name.replace("_", "-")}={value}' for name, value in self.values().items() if value != '']
 
 
 class Stop(Command):
@@ -147,43 +133,32 @@ class Stop(Command):
 
 
 class Status(Command):
-    description = 'Show the node: url, user, pid, storage, executors, data directory.'
+    description = 'Show the node, and what it says of itself.'
+
+    json = Bool(False, help='Print a JSON object, for scripts.').tag(config=True)
+    flags = {'json': ({'Status': {'json': True}}, 'Print a JSON object, for scripts.')}
 
     def run(self) -> int:
         node = local_node.running(self.folder)
-        if node is None:
-            print(f'No node runs in {self.folder}.')
-            return NOTHING_RUNS
-        rows = {'url': node.url, 'user': node.user, 'pid': node.pid, 'storage': node.storage, 'executors': node.executors,
-                'data directory': node.data_dir}
-        print('\n'.join(f'{name:<16}{value}' for name, value in rows.items()))
-        return 0
+        from . import status
+        if self.json:
+            print(json.dumps(status.as_json(self.folder, node), default=str))
+        else:
+            print(f'No node runs in {self.folder}.\n' if node is None else status.described(node), end='')
+        return NOTHING_RUNS if node is None else 0
 
 
-class Pack(Command):
-    description = 'Remove from the database what no variable, and nothing else in it, needs any more; a node may run.'
-
-    storage = Unicode(help='The URI of a ZODB storage (zodburi); by default SQLite in the data directory.').tag(config=True)
-    aliases = {**Command.aliases, 'storage': 'Pack.storage'}
-
-    def run(self) -> int:
-        local_node.require_extra()
-        from .node import cluster
-        node = local_node.running(self.folder)
-        if not self.storage and node is not None and node.storage != 'sqlite':
-            raise NodeError(f'the database of this node is not in {self.folder}: name it by --storage, as for {node.storage}://…')
-        print(f'Packed: {cluster.pack(self.folder, self.storage)}.')
-        return 0
+COMMANDS = (Serve, Start, Stop, Status, Pack, User, Export, Import, Verify)
 
 
 class NodeManager(Application):
     name = NAME
     version = __version__
-    description = 'A node of an ERP5-like cluster for IPython: serve, start, stop, status, pack.'
+    description = 'A node of an ERP5-like cluster for IPython: serve, start, stop, status, pack, user, export, import, verify.'
 
     # Made by functions: traitlets makes a class a singleton, and then `main` could run only once in a process.
     subcommands = {cls.__name__.lower(): (functools.partial(lambda cls, parent: cls(parent=parent), cls), cls.description)
-                   for cls in (Serve, Start, Stop, Status, Pack)}
+                   for cls in COMMANDS}
 
 
 # ---------------------------------------------------------------- start

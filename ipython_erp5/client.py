@@ -3,11 +3,11 @@
     form ─► Client.post ══ HTTP ══► site
     wire messages ◄─ Client.messages ◄═ x-ndjson, stock JSON, or anything else (an error of `errors`)
 
-Nothing is ever sent twice, neither here nor by the adapter below. No error, repr or log line holds the password.
+Nothing is ever sent twice, neither here nor by the adapter below; only an authenticator of another package may, after a 401, with
+which nothing has run. No error, repr or log line holds a password, a token, or what is made of them.
 """
 
 import ast
-import base64
 import json
 import ssl
 from collections.abc import Iterator, Mapping
@@ -19,16 +19,19 @@ import urllib3
 import urllib3.exceptions
 from urllib3.util.connection import is_connection_dropped
 
-from . import wire
-from .errors import (ConnectionLostError, ERP5Error, NodeError, NodeTimeoutError, NotASiteError, SiteUnreachableError,
+from . import authentication, wire
+from .errors import (ConnectionLostError, ERP5Error, NodeError, NodeTimeoutError, NodeUnavailableError, NotASiteError, SiteUnreachableError,
                      TargetError, UnauthorizedError, UnsupportedError, WireError)
 
 if TYPE_CHECKING:
     from .connections import Connection
 
-EXECUTE, CHECK = 'Base_executeJupyter', 'Base_checkExistingReference'
+EXECUTE, CHECK, STATUS = 'Base_executeJupyter', 'Base_checkExistingReference', 'Base_getJupyterStatus'
 EXAMPLE = 'Connect to the URL of an ERP5 site, such as https://host/erp5'
 CONNECT_TIMEOUT, ANSWER_TIMEOUT = 10.0, 30.0   # seconds
+TO_CHECK = {authentication.BASIC: 'the user (--user, ERP5_USER), the password (ERP5_PASSWORD, ERP5_PASSWORD_FILE)',
+            authentication.BEARER: 'the token (ERP5_TOKEN, ERP5_TOKEN_FILE)',
+            authentication.CERTIFICATE: 'the certificate (client_cert, client_key)', '': 'what --auth names'}
 
 
 def shown(url: str) -> str:
@@ -43,22 +46,18 @@ class Client:
     def __init__(self, connection: 'Connection') -> None:
         self.url = shown(connection.url)
         self.user = connection.user or ''
-        self._secrets = [text for text in (connection.password.reveal() if connection.password else '',) if text]
+        self.auth = connection.auth
+        self._authenticate = authentication.load(connection)
+        self._secrets = [secret.reveal() for secret in (connection.password, connection.token) if secret]
+        self._credentials = ''  # as they went out last
         self._headers = {'Content-Type': 'application/x-www-form-urlencoded', 'Accept-Encoding': 'identity',
-                         'User-Agent': 'ipython_erp5', **self._authorization()}
+                         'User-Agent': 'ipython_erp5'}
         self._verify: bool | str = False if connection.insecure else connection.ca_bundle or True
         self._adapter = requests.adapters.HTTPAdapter(max_retries=0)
         self._prepared: dict[tuple[str, str], requests.PreparedRequest] = {}
 
     def __repr__(self) -> str:
         return f'{type(self).__name__}({self.url!r}, user={self.user!r})'
-
-    def _authorization(self) -> dict[str, str]:
-        if not self.user:
-            return {}
-        token = base64.b64encode(f'{self.user}:{"".join(self._secrets)}'.encode()).decode()
-        self._secrets.append(token)
-        return {'Authorization': f'Basic {token}'}
 
     def close(self) -> None:
         """Close the idle connections. A later request opens new ones."""
@@ -80,9 +79,14 @@ class Client:
         request = self._request(method, accept)
         request.body = self._encoded(form)
         request.headers['Content-Length'] = str(len(request.body))
+        request = self._authenticated(request)
+        options: dict[str, Any] = {'stream': True, 'timeout': urllib3.Timeout(connect=CONNECT_TIMEOUT, read=timeout),
+                                   'verify': self._verify, 'cert': getattr(self._authenticate, 'cert', None)}
         try:   # the adapter itself: no redirect is followed, and no proxy, netrc or cookie of the environment gets in
-            limits = urllib3.Timeout(connect=CONNECT_TIMEOUT, read=timeout)
-            return self._adapter.send(request, stream=True, timeout=limits, verify=self._verify)  # type: ignore[arg-type]
+            response = self._adapter.send(request, **options)
+            return self._heard(request, response, options)
+        except ERP5Error:   # some are an OSError
+            raise
         except requests.exceptions.RequestException as error:
             failure = self._failure(error, timeout)
         except OSError as error:
@@ -99,6 +103,30 @@ class Client:
                 raise TargetError(f'expected the URL of a site such as https://host/erp5, got {self.url!r}: {error}') from None
         return self._prepared[method, accept].copy()
 
+    def _authenticated(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        request.hooks = requests.hooks.default_hooks()  # a copy has those of all earlier copies
+        try:
+            authenticated: requests.PreparedRequest = self._authenticate(request)
+        except ERP5Error:
+            raise
+        except Exception as error:  # of another package; its text may hold a secret that is not known here
+            raise UnauthorizedError(f'the authentication {self.auth!r} failed before anything was sent: {type(error).__name__}') from None
+        self._credentials = str(authenticated.headers.get('Authorization') or '').rpartition(' ')[2]
+        return authenticated
+
+    def _heard(self, request: requests.PreparedRequest, response: requests.Response, options: dict[str, Any]) -> requests.Response:
+        """The answer, once the authenticator has seen it: some answer a 401 with a second request."""
+        try:
+            for hook in request.hooks['response']:
+                response = hook(response, **options, proxies={}) or response
+        except (ERP5Error, requests.exceptions.RequestException):
+            raise
+        except Exception as error:
+            ran = ', nothing was run' if response.status_code == 401 else ''
+            raise UnauthorizedError(f'the authentication {self.auth!r} failed at the answer of {self.url} (HTTP {response.status_code}'
+                                    f'{ran}): {type(error).__name__}') from None
+        return response
+
     @staticmethod
     def _encoded(form: Mapping[str, str]) -> bytes:
         try:
@@ -106,12 +134,12 @@ class Client:
         except UnicodeEncodeError as error:
             raise WireError(f'the cell cannot be sent as UTF-8, nothing was sent: {error}') from None
 
-    def ask(self, method: str, form: Mapping[str, str]) -> Any:
-        """The JSON answer of one of our own methods; None where the site does not have it.
+    def ask(self, method: str, form: Mapping[str, str], timeout: float = ANSWER_TIMEOUT) -> Any:
+        """The JSON answer of one of our own methods; None where the site does not have it. `timeout`: seconds of silence.
 
         Where the method is there and what it was asked about is not, the answer is an object with an `error`.
         """
-        response = self.post(method, form, 'application/json')
+        response = self.post(method, form, 'application/json', timeout)
         body = self._body(response)
         if response.status_code == 404:
             return error_object(body)
@@ -129,19 +157,20 @@ class Client:
         response = self.post(CHECK, {'reference': reference})
         body = self._body(response)
         if response.status_code == 404:
-            return reference in self._references()
+            return reference in [row['reference'] for row in self.notebooks()]
         self._refuse(response, body)
         if body.strip() in (b'', b'False', b'True'):
             return body.strip() == b'True'
         raise self._not_a_site(f'True or nothing from {CHECK}', body)
 
-    def _references(self) -> list[str]:
-        response = self.post(EXECUTE, {'request_reference': 'True'})
+    def notebooks(self) -> list[dict[str, Any]]:
+        """The notebooks that the user may use: `reference`, `title`; of a node also `owner`, `shared_with` (names) and `lines`."""
+        response = self.post(EXECUTE, {'request_reference': 'True'}, 'application/json')
         body = self._body(response)
         self._refuse(response, body)
         try:   # the list is Python's repr, or JSON; null, true and false are in neither of the keys that matter
             rows = ast.literal_eval(body.decode() or '[]') if not body.startswith(b'[{"') else json.loads(body)
-            return [row['reference'] for row in rows]
+            return [{**row, 'reference': str(row['reference'])} for row in rows]
         except (ValueError, SyntaxError, TypeError, KeyError):
             raise self._not_a_site('a list of notebooks', body) from None
 
@@ -204,10 +233,12 @@ class Client:
     def _refuse(self, response: requests.Response, body: bytes) -> None:
         """Raise what the status or one of a stock site's plain strings says; pass what may be an answer."""
         status, text = response.status_code, body.decode('utf-8', 'replace').strip()
+        told = error_object(body) if status == 403 else None
+        if told is not None:
+            raise UnauthorizedError(self._clean(str(told['error'])))
         if status in (401, 403) or text == wire.UNAUTHORIZED:
             raise UnauthorizedError(f'{self.url} does not let {self.user or "an anonymous user"!r} run code (HTTP {status}): '
-                                    'check the user (--user, ERP5_USER), the password (ERP5_PASSWORD, ERP5_PASSWORD_FILE) '
-                                    'and the roles of the user')
+                                    f'check {TO_CHECK.get(self.auth, TO_CHECK[""])} and the roles of the user')
         if text == wire.DISABLED:
             raise UnsupportedError(f'{self.url} does not run notebooks: {text}. Its administrator can enable that')
         if text == wire.NO_REFERENCE:
@@ -217,6 +248,8 @@ class Client:
                                 f'{self._clean(shown(response.headers.get("Location", "")))}')
         if status == 404:
             raise NotASiteError(f'expected an ERP5 site at {self.url}: it has no {EXECUTE} (HTTP 404). {EXAMPLE}')
+        if status in (502, 503, 504):
+            raise NodeUnavailableError(f'{self.url} answered HTTP {status}: no node, or no database, is there at the moment')
         if status >= 400:
             raise NodeError(f'{self.url} answered HTTP {status} with {self._clean(wire.excerpt(body))}. '
                             'If this was a cell, it may have been run: it is not sent again')
@@ -227,7 +260,7 @@ class Client:
 
     def _clean(self, text: str) -> str:
         """A bad server may say back what it was told."""
-        for secret in self._secrets:
+        for secret in filter(None, (*self._secrets, self._credentials)):
             text = text.replace(secret, '…')
         return text
 

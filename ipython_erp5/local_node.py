@@ -2,7 +2,7 @@
 
     DIR             ERP5_DATA_DIR, else ipython_erp5 in the XDG data home; mode 0700
     DIR/node.json   written by the node once it answers, removed at its end: url, user, pid, storage, executors, and
-                    password_file if it is not the next; mode 0600
+                    password_file if it is not the next, ca_bundle if its certificate vouches for itself; mode 0600
     DIR/password    mode 0600
     DIR/node.log    what a detached node printed; mode 0600
 
@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 from .errors import NodeError, UnsupportedError
 
 # Packages of the extra `node`, by the names under which they are imported.
-REQUIRED = ('Zope2', 'ZODB', 'relstorage', 'zodburi', 'waitress')
+REQUIRED = ('Zope2', 'ZODB', 'relstorage', 'zodburi', 'waitress', 'prometheus_client')
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,7 @@ class Node:
     storage: str = ''
     executors: int = 0
     password_file: str = ''
+    ca_bundle: str = ''
 
     def password(self) -> str:
         """NodeError if the file cannot be read."""
@@ -62,7 +63,7 @@ class Node:
         """Whether something accepts connections at its URL."""
         parts = urlsplit(self.url)
         try:
-            socket.create_connection((parts.hostname, parts.port or 80), timeout=5).close()
+            socket.create_connection((parts.hostname, parts.port or (443 if parts.scheme == 'https' else 80)), timeout=5).close()
         except OSError:
             return False
         return True
@@ -117,7 +118,7 @@ def described(data_dir: Path) -> Node | None:
     try:
         told: Any = json.loads((data_dir / 'node.json').read_bytes())
         return Node(data_dir, str(told['url']), str(told['user']), int(told['pid']), str(told.get('storage', '')),
-                    int(told.get('executors') or 0), str(told.get('password_file') or ''))
+                    int(told.get('executors') or 0), str(told.get('password_file') or ''), str(told.get('ca_bundle') or ''))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
@@ -137,8 +138,9 @@ def command(*arguments: str) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    """The environment in which `command` finds this very package, also when it is not installed."""
+    """The environment in which `command` finds this very package, also when it is not installed; without anybody's password."""
+    inherited = {name: value for name, value in os.environ.items() if name not in ('ERP5_PASSWORD', 'ERP5_TOKEN')}
     folder = Path(__file__).absolute().parent.parent
     if folder.name in ('site-packages', 'dist-packages'):
-        return dict(os.environ)
-    return {**os.environ, 'PYTHONPATH': os.pathsep.join(filter(None, (str(folder), os.environ.get('PYTHONPATH'))))}
+        return inherited
+    return {**inherited, 'PYTHONPATH': os.pathsep.join(filter(None, (str(folder), os.environ.get('PYTHONPATH'))))}

@@ -26,15 +26,17 @@ from IPython.core.magic import Magics, line_cell_magic, line_magic, magics_class
 from IPython.core.magic_arguments import argument, magic_arguments
 from traitlets import Bool, Enum, Float, List, Unicode
 
+from . import wire
 from .display import NORMAL, QUIET, VERBOSE, Display, fields, moment, table, without_colors, write
 from .errors import NotConnectedError, OptionError, RemoteError, UnsupportedError
 
 if TYPE_CHECKING:
     from .connections import Connection
-    from .session import Reply, Session
+    from .reply import Reply
+    from .session import Session
 
 DEFAULT_SERIALIZER = 'cloudpickle'
-LATER = ('push', 'pull', 'timeout', 'noblock')
+LATER = ('push', 'pull', 'noblock')
 PASSWORD_OPTIONS = ('--password', '--passwd', '--pass', '-p')
 PASSWORD_PLACES = ('Put it into ERP5_PASSWORD, a file named by ERP5_PASSWORD_FILE, a section of connections.ini, the keyring or '
                    'netrc; without any of them you are asked for it')
@@ -64,9 +66,10 @@ class ERP5Magics(Magics):
     reference = Unicode('', help='The reference of the notebook, where no option names one.').tag(config=True)
     serializer = Unicode('', help='What keeps the variables: cloudpickle, dill, zodbpickle or an installed one.').tag(config=True)
     ca_bundle = Unicode('', help="The certificates of the authorities that sign the site's.").tag(config=True)
+    auth = Unicode('', help='How to show who you are: basic, bearer, certificate or an installed one.').tag(config=True)
     insecure = Bool(False, help="Do not verify the site's certificate, and allow plain HTTP.").tag(config=True)
     trusted_sites = List(Unicode(), help='URLs of sites that may send pickles, which can run code here.').tag(config=True)
-    timeout = Float(60.0, help='Seconds of silence after which a node has gone; 0: wait for ever.').tag(config=True)
+    timeout = Float(20.0, help='Seconds of silence after which a node has gone; 0: wait for ever.').tag(config=True)
     autoconnect = Bool(True, help='Connect to the default target when a cell needs a session and there is none.').tag(config=True)
     feedback = Enum((QUIET, NORMAL, VERBOSE), NORMAL, help='0: outputs, and what was not saved; 1: also warnings, and a line for '
                     'a connection; 2: also a line for each cell.').tag(config=True)
@@ -86,7 +89,7 @@ class ERP5Magics(Magics):
     @argument('--connection', metavar='NAME', help='The session that runs it, if not the last connected one.')
     @argument('--push', metavar='NAMES', help='Not available in this version.')
     @argument('--pull', metavar='NAMES', help='Not available in this version.')
-    @argument('--timeout', metavar='S', help='Not available in this version.')
+    @argument('--timeout', metavar='S', help='Seconds after which the cell is ended, from when it begins.')
     @argument('--noblock', action='store_true', help='Not available in this version.')
     @line_cell_magic
     def erp5(self, line: str, cell: str | None = None) -> Any:
@@ -98,7 +101,9 @@ class ERP5Magics(Magics):
             if getattr(options, name):
                 raise UnsupportedError(f'%%erp5 --{name} is not available in this version: leave it out')
         display = Display(self.shell, self.feedback)
-        self._execute(self._session(options.connection), cell, display, store_history=not options.no_history)
+        if options.timeout is not None:
+            wire.seconds(options.timeout or '0')  # before anything is connected
+        self._execute(self._session(options.connection), cell, display, store_history=not options.no_history, timeout=options.timeout)
         return display.result
 
     def _evaluate(self, expression: str) -> Any:
@@ -127,6 +132,7 @@ class ERP5Magics(Magics):
     @argument('--title', help='The title of a new notebook.')
     @argument('--serializer', help='What keeps the variables: cloudpickle, dill, zodbpickle or an installed one.')
     @argument('--ca-bundle', metavar='FILE', help='The certificates of the authorities that sign the site\'s.')
+    @argument('--auth', metavar='NAME', help='How to show who you are: basic, bearer, certificate or an installed one.')
     @argument('--insecure', action='store_true', help='Do not verify the site\'s certificate.')
     @line_magic
     def erp5_connect(self, line: str) -> None:
@@ -167,7 +173,7 @@ class ERP5Magics(Magics):
         """Options first, then the traits, then what `connections` finds."""
         from . import connections
         chosen = {name: getattr(options, name, None) or getattr(self, name, None) or None
-                  for name in ('user', 'reference', 'title', 'serializer', 'ca_bundle')}
+                  for name in ('user', 'reference', 'title', 'serializer', 'ca_bundle', 'auth')}
         insecure = getattr(options, 'insecure', False) or self.insecure
         return connections.resolve(target or self.url or None, **chosen, insecure=insecure, ask=self._asker(),
                                    notebook_name=str(self.shell.user_ns.get('__vsc_ipynb_file__') or ''))
@@ -211,10 +217,8 @@ class ERP5Magics(Magics):
         if status is None:
             write('stdout', 'A stock ERP5 site: it says nothing of itself.\n')
             return
-        processes = [(p.get('pid'), p.get('state'), p.get('notebook')) for p in status.pop('processes', ())]
-        write('stdout', '\n' + fields(status))
-        if processes:
-            write('stdout', '\n' + table(('process', 'state', 'notebook'), processes))
+        from .status import render
+        write('stdout', '\n' + render(status))
 
     @no_var_expand
     @magic_arguments()
@@ -250,6 +254,31 @@ class ERP5Magics(Magics):
         """End the cell that runs in the notebook with KeyboardInterrupt; again, to end its process."""
         name = parse(self.erp5_interrupt, line).connection or self.sessions.default
         write('stdout', fields(self._existing(name).interrupt()))
+
+    @no_var_expand
+    @magic_arguments()
+    @argument('--share', metavar='USER', help='Let this user use the notebook.')
+    @argument('--unshare', metavar='USER', help='Let this user use it no longer.')
+    @argument('--reference', metavar='NAME', help='The notebook to share, if not that of the session.')
+    @argument('--connection', metavar='NAME', help='The session, if not the last connected one.')
+    @line_magic
+    def erp5_notebooks(self, line: str) -> None:
+        """The notebooks of the site that you may use; or share one of yours."""
+        options = parse(self.erp5_notebooks, line)
+        user = options.share or options.unshare
+        if options.share and options.unshare or options.reference and not user:
+            raise OptionError('%erp5_notebooks lists, or shares with --share USER, or ends that with --unshare USER, one at a time; '
+                              '--reference NAME goes with these two')
+        session = self._session(options.connection)
+        if user:
+            reference = options.reference or session.reference
+            others = session.share(user, reference, remove=bool(options.unshare))
+            write('stdout', f'The notebook {reference!r} is shared with {", ".join(others) or "nobody"}.\n')
+            return
+        rows = [(row['reference'], row.get('title'), row.get('owner'), ', '.join(row.get('shared_with') or ()), row.get('lines'))
+                for row in session.notebooks()]
+        head = ('reference', 'title', 'owner', 'shared with', 'lines')
+        write('stdout', table(head, rows) if rows else 'No notebooks.\n')
 
     def _tell(self, text: str) -> None:
         if self.feedback >= NORMAL:

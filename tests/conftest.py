@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 import ipython_erp5
-from ipython_erp5.session import Reply, Session
+from ipython_erp5.reply import Reply
+from ipython_erp5.session import Session
 
 START = 60.0  # seconds
 
@@ -41,6 +42,14 @@ class Node:
 
     def log(self) -> str:
         return (self.data_dir / 'test.log').read_text()
+
+    def events(self, *names: str) -> list[dict[str, Any]]:
+        """The lines of its log, each of which is a JSON object; those of some events only."""
+        lines = [json.loads(line) for line in self.log().splitlines()]
+        return [line for line in lines if line['event'] in names or not names]
+
+    def faults(self) -> list[dict[str, Any]]:
+        return [line for line in self.events() if 'traceback' in line]
 
     def environment(self) -> dict[str, str]:
         """What a session needs in its environment to find this node."""
@@ -81,8 +90,8 @@ def running(data_dir: Path, *options: str, **how: Any) -> Iterator[Node]:
 @pytest.fixture(scope='session')
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
     """One node for all tests that do not change it; its notebooks rotate through two executors, so that what only one process
-    knows shows."""
-    with running(tmp_path_factory.mktemp('node'), '--placement', 'rotate') as started:
+    knows shows, unless ERP5_TEST_PLACEMENT says otherwise."""
+    with running(tmp_path_factory.mktemp('node'), '--placement', os.environ.get('ERP5_TEST_PLACEMENT', 'rotate')) as started:
         yield started
 
 

@@ -55,7 +55,7 @@ def test_wrong_usage(arguments, code, text):
 def test_help_names_every_command(arguments, code):
     exit_code, output, errors = ended(command(*arguments))
     assert (exit_code, errors) == (code, '')
-    assert all(f'\n{name}\n' in output for name in ('serve', 'start', 'stop', 'status', 'pack'))
+    assert all(f'\n{name}\n' in output for name in ('serve', 'start', 'stop', 'status', 'pack', 'export', 'import', 'verify'))
 
 
 def test_help_names_every_option():
@@ -108,7 +108,8 @@ def test_two_starts_end_with_one_node(data):
     assert node.answers() and node.password()
     exit_code, output, _ = ended(command('status', '--data-dir', str(data)))
     assert exit_code == 0
-    assert [line.split()[0] for line in output.splitlines()] == ['url', 'user', 'pid', 'storage', 'executors', 'data']
+    assert [line.partition('  ')[0] for line in output.partition('\nprocess')[0].splitlines() if line] == [
+        'url', 'user', 'pid', 'data directory', 'node', 'up', 'storage', 'executors', 'cells', 'serializers']
     assert node.password() not in output
     assert (data / 'node.json').stat().st_mode & 0o777 == 0o600
     assert ended(command('stop', '--data-dir', str(data))) == (0, f'The node at {node.url} has ended.\n', '')

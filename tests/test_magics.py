@@ -161,13 +161,30 @@ def test_a_remote_error_shows_the_remote_traceback_and_no_frame_of_ours(typed: T
     assert capsys.readouterr().out == 'before\nCell In[1], line 2\n1/0\n'
 
 
-@pytest.mark.parametrize('option', ['--push a', '--pull=a', '--timeout 3', '--noblock'])
+@pytest.mark.parametrize('option', ['--push a', '--pull=a', '--noblock'])
 def test_options_of_later_versions_are_refused(typed: Type, option: str) -> None:
     with fresh(Base_executeJupyter=[streamed()]) as served:
         connect(typed, served)
         with pytest.raises(errors.UnsupportedError, match=f'{option[:6]}.* not available in this version'):
             typed(f'%%erp5 {option}\n1').raise_error()
     assert served.count('Base_executeJupyter') == 0
+
+
+def test_a_time_limit_is_sent(typed: Type) -> None:
+    with fresh(Base_executeJupyter=[streamed()]) as served:
+        connect(typed, served)
+        typed('%%erp5 --timeout 2.5\n1').raise_error()
+        for wrong in ('soon', '0', '""'):
+            with pytest.raises(errors.OptionError, match='--timeout: expected seconds, such as 30 or 1.5, got '):
+                typed(f'%%erp5 --timeout {wrong}\n1').raise_error()
+    assert [request.form.get('timeout') for request in served.received if request.method == 'Base_executeJupyter'] == ['2.5']
+
+
+def test_a_stock_site_has_no_time_limits(typed: Type, capsys: pytest.CaptureFixture[str]) -> None:
+    with fresh(Base_executeJupyter=each([http(stock(code_result='hello\n'))])) as served:
+        connect(typed, served)
+        typed('%%erp5 --timeout 2\n1').raise_error()
+    assert 'it ran without its time limit' in capsys.readouterr().err
 
 
 # ---------------------------------------------------------------- expressions

@@ -8,7 +8,8 @@ import pytest
 
 from conftest import Node
 from ipython_erp5.errors import ERP5Error
-from ipython_erp5.session import Reply, Session
+from ipython_erp5.reply import Reply
+from ipython_erp5.session import Session
 
 Run = Callable[[str], Reply]
 

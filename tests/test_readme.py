@@ -41,7 +41,7 @@ def magic_options() -> set[str]:
 
 
 def cli_options() -> set[str]:
-    return {f'--{name}' for name in {**cli.Serve.aliases, **cli.Command.aliases}}
+    return {f'--{name}' for command in cli.COMMANDS for name in {**command.aliases, **command.flags}}
 
 
 def text_of_package() -> str:

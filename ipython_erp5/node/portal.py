@@ -1,16 +1,20 @@
 """The `erp5` portal: its modules, its catalog, and the methods that are published for notebooks.
 
-Everything published needs the permission `Manage portal`; the answers are those of a stock ERP5 site where it has them. What a
+Everything published needs the permission `Manage portal`, and what names a notebook, that the user may use it (see `users`): an HTTP
+403 is a JSON object with an `error`. The answers are those of a stock ERP5 site where it has them. What a
 cell's `context` is: this portal, wrapped for the user who runs the cell.
 """
 
 import json
+import uuid
 from base64 import b64encode
+from collections.abc import Callable
 from io import BytesIO
 from typing import Any, ClassVar
 
 import AccessControl
 import AccessControl.users  # noqa: F401 - configures the user classes
+import transaction
 from AccessControl.class_init import InitializeClass
 from AccessControl.SecurityInfo import ClassSecurityInfo
 from Acquisition import aq_base
@@ -21,13 +25,18 @@ from Products.PluginIndexes.DateIndex.DateIndex import DateIndex
 from Products.PluginIndexes.FieldIndex.FieldIndex import FieldIndex
 from Products.PluginIndexes.PathIndex.PathIndex import PathIndex
 from Products.ZCatalog.ZCatalog import ZCatalog
+from transaction.interfaces import TransientError
 from ZPublisher import zpublish
 
 from .. import wire
+from ..errors import UnauthorizedError, UnknownUserError
+from . import users
 from .document import Document, Module, unpublish
+from .metrics import CONTENT_TYPE
 from .notebook import DataNotebook
 
 MANAGE = 'Manage portal'
+NO_NOTEBOOK = 'no notebook has this reference'
 INDEXES = {**dict.fromkeys(('portal_type', 'reference', 'title', 'id', 'owner'), FieldIndex),
            'creation_date': DateIndex, 'modification_date': DateIndex, 'path': PathIndex}
 COLUMNS = ('id', 'portal_type', 'reference', 'title', 'owner')
@@ -54,11 +63,15 @@ class DataNotebookModule(Module):
         return None if identifier is None else self._getOb(identifier)
 
     def open_notebook(self, request: wire.Request) -> DataNotebook:
-        """The notebook of the request's reference, made if there is none; its serializer becomes the request's, if it names one."""
+        """The notebook of the request's reference, made if there is none; its serializer becomes the request's, if it names one.
+
+        UnauthorizedError if the request's user may not use it.
+        """
         notebook = self.find(request.reference)
         if notebook is None:
             notebook = self.newContent(reference=request.reference, title=request.title or request.reference, owner=request.user)
             self.references[request.reference] = notebook.getId()
+        users.check(self, notebook, request.user)  # it may have been made since the publisher looked
         if request.serializer and request.serializer != notebook.serializer:
             notebook.serializer = request.serializer
         return notebook
@@ -84,6 +97,7 @@ MODULES: dict[str, tuple[type[Module], tuple[str, ...]]] = {
 class ERP5Site(Folder):
     meta_type = 'ERP5 Site'
     title = 'ERP5'
+    site_id = ''  # in which database an oid means something (see `references`)
     security = ClassSecurityInfo()
 
     @security.public
@@ -133,12 +147,19 @@ class ERP5Site(Folder):
     @security.protected(MANAGE)
     def Base_checkExistingReference(self, REQUEST: Any) -> Any:
         """`True`, or 204 and nothing."""
-        return True if self.data_notebook_module.find(text(REQUEST, 'reference')) is not None else ''
+        notebook = named(self, REQUEST)
+        return barred(REQUEST, notebook) or (True if notebook is not None else '')
 
     @zpublish
     @security.protected(MANAGE)
     def Base_interruptJupyter(self, REQUEST: Any) -> str:
-        return answer(REQUEST, node(REQUEST).interrupt(text(REQUEST, 'reference'), text(REQUEST, 'request_id')))
+        return barred(REQUEST, named(self, REQUEST)) or node(REQUEST).interrupt(self, REQUEST)
+
+    @zpublish
+    @security.protected(MANAGE)
+    def Base_releaseJupyter(self, REQUEST: Any) -> str:
+        """Asked by another node of the cluster, to which a cell has come."""
+        return barred(REQUEST, named(self, REQUEST)) or node(REQUEST).release(self, REQUEST)
 
     @zpublish
     @security.protected(MANAGE)
@@ -150,16 +171,37 @@ class ERP5Site(Folder):
     @security.protected(MANAGE)
     def Base_getJupyterContext(self, REQUEST: Any) -> str:
         """Names, types and sizes of the variables, and the setups; 404 for a notebook that does not exist."""
-        notebook = self.data_notebook_module.find(text(REQUEST, 'reference'))
+        notebook = named(self, REQUEST)
         if notebook is None:
-            REQUEST.RESPONSE.setStatus(404)
-            return answer(REQUEST, {'error': 'no notebook has this reference'})
-        return answer(REQUEST, notebook.describe())
+            return failure(REQUEST, 404, NO_NOTEBOOK)
+        return barred(REQUEST, notebook) or answer(REQUEST, notebook.describe())
+
+    @zpublish
+    @security.protected(MANAGE)
+    def Base_shareJupyter(self, REQUEST: Any) -> str:
+        """Share the notebook with `user`, or no longer if `remove` is True; by its owner or a Manager. With whom it is shared then."""
+        notebook = named(self, REQUEST)
+        if notebook is None:
+            return failure(REQUEST, 404, NO_NOTEBOOK)
+        change = users.unshare if text(REQUEST, 'remove') == 'True' else users.share
+        try:
+            return barred(REQUEST, notebook) or answer(REQUEST, committed(lambda: shared(change, REQUEST, notebook)))
+        except UnauthorizedError as error:
+            return failure(REQUEST, 403, str(error))
+        except UnknownUserError as error:
+            return failure(REQUEST, 404, str(error))
 
     @zpublish
     @security.protected(MANAGE)
     def Base_getJupyterStatus(self, REQUEST: Any) -> str:
-        return answer(REQUEST, node(REQUEST).status())
+        return answer(REQUEST, node(REQUEST).status(self, REQUEST))
+
+    @zpublish
+    @security.protected(MANAGE)
+    def metrics(self, REQUEST: Any) -> bytes:
+        """For Prometheus."""
+        REQUEST.RESPONSE.setHeader('Content-Type', CONTENT_TYPE)
+        return node(REQUEST).metrics.exposition()
 
 
 InitializeClass(Image)
@@ -176,6 +218,48 @@ def node(REQUEST: Any) -> Any:
 def text(REQUEST: Any, name: str) -> str:
     value = REQUEST.form.get(name, '')
     return value if isinstance(value, str) else ''
+
+
+def named(portal: Any, REQUEST: Any) -> DataNotebook | None:
+    """The notebook that the request is about."""
+    return portal.data_notebook_module.find(text(REQUEST, 'reference'))
+
+
+def barred(REQUEST: Any, notebook: DataNotebook | None) -> str:
+    """The answer to a user who may not use the notebook; '' to one who may."""
+    reason = reason_to_refuse(REQUEST, notebook)
+    return failure(REQUEST, 403, reason) if reason else ''
+
+
+def reason_to_refuse(REQUEST: Any, notebook: DataNotebook | None) -> str:
+    user = REQUEST['AUTHENTICATED_USER']
+    return '' if notebook is None or users.may_use(user, notebook) else users.refusal(user, notebook)
+
+
+def failure(REQUEST: Any, status: int, reason: str) -> str:
+    REQUEST.RESPONSE.setStatus(status)
+    return answer(REQUEST, {'error': reason})
+
+
+def shared(change: Callable[[Any, Any, str], None], REQUEST: Any, notebook: DataNotebook) -> dict[str, Any]:
+    change(REQUEST['AUTHENTICATED_USER'], notebook, text(REQUEST, 'user'))
+    return {'reference': notebook.reference, 'shared_with': users.shared_with(notebook)}
+
+
+def committed(change: Callable[[], Any]) -> Any:
+    """Make a change and commit it, once more where somebody else changes the same at the same moment: Zope is not to do that."""
+    for attempt in range(4, -1, -1):
+        value = change()
+        try:
+            transaction.commit()
+            break
+        except TransientError:
+            transaction.abort()
+            if not attempt:
+                raise
+        finally:
+            transaction.begin()
+    return value
 
 
 def answer(REQUEST: Any, value: Any) -> str:
@@ -223,12 +307,25 @@ def install(application: Any, user: str, password: str | None) -> None:
     if 'erp5' not in application.objectIds():
         application._setObject('erp5', ERP5Site('erp5'))
     portal = application.erp5
+    if not portal.site_id:
+        portal.site_id = uuid.uuid4().hex
+    allow(application, portal)
     if 'portal_catalog' not in portal.objectIds():
         portal._setObject('portal_catalog', Catalog('portal_catalog', 'Catalog'))
         add_indexes(portal.portal_catalog)
     for name, (kind, portal_types) in MODULES.items():
         if name not in portal.objectIds():
             portal._setObject(name, kind(name, portal_types))
+
+
+def allow(application: Any, portal: Any) -> None:
+    """Managers and Authors may run code; nothing is written where they already may."""
+    for role in users.ROLES:
+        if role not in application.valid_roles():
+            application._addRole(role)
+    granted = {item['name'] for item in portal.rolesOfPermission(MANAGE) if item['selected']}
+    if granted != set(users.ROLES):
+        portal.manage_permission(MANAGE, users.ROLES, acquire=0)
 
 
 def add_indexes(catalog: Any) -> None:
