@@ -306,7 +306,7 @@ class Notebooks:
         """Claim the request, unless it has an outcome. Before that the history gets the cells that are lost, which may be this very one."""
         fresh_for = '' if request.request_id in known.lost else self.node
         outcome = notebook.outcome(request.request_id, fresh_for)
-        claimed = notebook.claimed_by_another(request.request_id, self.node, known)
+        claimed = notebook.claimed_by_another(self.node, known)
         if claimed is not None:
             if outcome is None:
                 raise Held(claimed)

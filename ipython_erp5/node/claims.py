@@ -4,30 +4,33 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-SETS = ('gone', 'released', 'ended')
+SETS = ('gone', 'released', 'free', 'ended')
 
 
 @dataclass(frozen=True)
 class Claimed:
-    """Another request that may have begun, on another node: what stands in the claim of the notebook."""
+    """Another request that may have begun, on another node: what stands in the claim of the notebook. `serial`: which claim it is."""
 
     node: str
     request_id: str
     state: str
+    serial: str
 
 
 @dataclass
 class Known:
     """What a node knows of the requests that may have begun, for the process that looks at the claim.
 
-    `lost`: request id -> by what, of those that have ended here without a line of the history; `gone`: nodes that do not live any more.
-    What other nodes have said of their claims: `released` requests have not begun there, and will not without a claim of their own;
-    `ended` ones run no more, and have left no outcome.
+    `lost`: request id -> by what, of those that have ended here without a line of the history; `released`: requests claimed for this
+    node that others were told to be free to begin, so that they need a claim of their own; `gone`: nodes that do not live any more. By
+    their serials, so that a claim which is written anew is not meant: claims whose nodes have said that they are `free`, as nothing has
+    begun, and that what they were for has `ended` and left no outcome.
     """
 
     lost: dict[str, str] = field(default_factory=dict)
     gone: set[str] = field(default_factory=set)
     released: set[str] = field(default_factory=set)
+    free: set[str] = field(default_factory=set)
     ended: set[str] = field(default_factory=set)
 
     def as_message(self) -> dict[str, Any]:

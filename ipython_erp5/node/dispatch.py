@@ -69,7 +69,7 @@ class Dispatcher:
             first = run is None
             if run is None:
                 run = self.remembered[request.request_id] = Run(request, authorization)
-                self.turns.queue.append(run)
+                self.turns.enter(run)
                 self.forget()
             else:
                 run.readers += 1
@@ -131,20 +131,15 @@ class Dispatcher:
     def waiting(self, run: Run) -> Lines:
         """Keepalives until it is the run's turn, or its end if it is interrupted before."""
         patience = SOON
-        while True:
+        while not run.woken.wait(patience):
             with self.changed:
-                self.changed.wait_for(lambda: run.interrupted or self.turns.is_next(run), patience)
-                begins = not run.interrupted and self.turns.begin(run)
                 waiting = self.turns.reason_to_wait(run)
-                courtesy = begins and time.monotonic() - self.others_wait.pop(run.request.reference, -PATIENCE) < PATIENCE
-            if begins:
-                time.sleep(COURTESY if courtesy else 0)
-                return
-            if run.interrupted:
-                yield from self.conclude(run, wire.failed(run.request_id, 'KeyboardInterrupt', 'while the cell waited for its turn'))
-                return
             yield wire.encode(wire.keepalive(waiting))
             patience = KEEPALIVE
+        if run.interrupted:
+            yield from self.conclude(run, wire.failed(run.request_id, 'KeyboardInterrupt', 'while the cell waited for its turn'))
+        elif time.monotonic() - self.others_wait.pop(run.request.reference, -PATIENCE) < PATIENCE:
+            time.sleep(COURTESY)
 
     # ------------------------------------------------------------ in a process of this node
     def attempt(self, run: Run) -> Generator[bytes, None, Claimed | None]:

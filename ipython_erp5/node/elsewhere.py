@@ -43,9 +43,9 @@ class Elsewhere:
         """Whether a request that another node has claimed has begun there; if not, it will not without another look at the claim."""
         state = self.peers.release(claimed.node, run.request.reference, claimed.request_id, run.authorization)
         if state == 'released':
-            run.known.released.add(claimed.request_id)
+            run.known.free.add(claimed.serial)
         elif state == 'ended' and claimed == run.ended:  # it had ended before the last look at the claim
-            run.known.ended.add(claimed.request_id)
+            run.known.ended.add(claimed.serial)
         elif state == 'ended':
             run.ended = claimed
         return state == 'running'

@@ -44,6 +44,10 @@ class Requests(OOBTree):
 class Claim(Persistent):
     request_id = node = state = ''
 
+    def serial(self) -> str:
+        """Another one each time that a claim is committed."""
+        return str(self._p_serial.hex())
+
 
 class DataNotebookLine(Document):
     """One cell that was run: its source, its outcome, and its messages as they were shown (JSON lines)."""
@@ -118,19 +122,22 @@ class DataNotebook(Document):
         claim = self.claim
         return bool(claim.request_id == request_id and (claim.state, claim.node) == ('next', node))
 
-    def claimed_by_another(self, request_id: str, node: str, known: Known) -> Claimed | None:
+    def claimed_by_another(self, node: str, known: Known) -> Claimed | None:
         """Another node that may be running a cell of this notebook now, as far as `node` knows."""
         claim = self.claim
-        if not claim.request_id or claim.node in (node, *known.gone) or claim.request_id in known.released | known.ended:
+        if not claim.request_id or claim.node in (node, *known.gone) or claim.serial() in known.free | known.ended:
             return None
-        return Claimed(claim.node, claim.request_id, claim.state)
+        return Claimed(claim.node, claim.request_id, claim.state, claim.serial())
 
     def lost(self, node: str, known: Known) -> dict[str, str]:
         """Requests that have begun, or may have, and have ended without an outcome, and by what; `node` runs nothing of this notebook."""
         claim, causes = self.claim, dict(known.lost)
-        begun = (claim.state == 'running' or claim.node != node) and claim.request_id not in known.released
+        if claim.node == node:
+            begun, cause = claim.state == 'running' and claim.request_id not in known.released, 'its outcome was not recorded'
+        else:
+            begun, cause = claim.serial() not in known.free, 'node gone' if claim.node in known.gone else 'its outcome was not recorded'
         if claim.request_id and begun:
-            causes.setdefault(claim.request_id, 'node gone' if claim.node in known.gone else 'its outcome was not recorded')
+            causes.setdefault(claim.request_id, cause)
         return {request_id: cause for request_id, cause in causes.items() if request_id not in self.requests}
 
     def take(self, request_id: str, node: str, state: str) -> None:

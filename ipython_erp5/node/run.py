@@ -17,6 +17,7 @@ class Run:
     def __init__(self, request: wire.Request, authorization: str = '') -> None:
         self.request, self.authorization = request, authorization
         self.process: Process | None = None
+        self.woken = threading.Event()  # it is its turn, or it is interrupted
         self.started = self.interrupted = self.done = False
         self.attached = False  # it runs on another node
         self.killed = ''

@@ -38,7 +38,7 @@ class Signals:
             again, run.interrupted = run.interrupted, True
             if run.started and run.process is not None:  # before that the executor would not heed it
                 run.process.interrupt()
-            self.changed.notify_all()
+            run.woken.set()
             cancel, running = run.cancel, run in self.turns.running
         if not running and cancel is not None:
             cancel()

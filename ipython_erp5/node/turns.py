@@ -11,7 +11,7 @@ from .run import Run
 
 
 class Turns:
-    """All of it with the lock, `changed`, which is the pool's."""
+    """All of it with the lock, `changed`, which is the pool's. Only who has a turn is woken: a hundred that wait cost nothing."""
 
     def __init__(self, size: int, changed: threading.Condition) -> None:
         self.size, self.changed = size, changed
@@ -19,25 +19,19 @@ class Turns:
         self.running: list[Run] = []
         self.away: list[Run] = []
 
-    def begin(self, run: Run) -> bool:
-        """Whether it is the run's turn now; then it is among the running ones."""
-        if not self.is_next(run):
-            return False
-        self.queue.remove(run)
-        self.running.append(run)
-        return True
+    def enter(self, run: Run) -> None:
+        self.queue.append(run)
+        self.advance()
 
-    def is_next(self, run: Run) -> bool:
-        """Whether a place is free, its notebook has none before it, and no older run could begin instead."""
-        if len(self.running) >= self.size:
-            return False
-        taken = {other.request.reference for other in self.running}
-        for waiting in self.queue:
-            if waiting.request.reference not in taken:
-                return waiting is run
-            if waiting is run:
-                return False
-        return False
+    def advance(self) -> None:
+        """Those begin for whom a place is free, and whose notebook has none before them."""
+        taken = {run.request.reference for run in self.running}
+        for run in [*self.queue] if len(self.running) < self.size else ():
+            if len(self.running) < self.size and run.request.reference not in taken:
+                self.queue.remove(run)
+                self.running.append(run)
+                run.woken.set()
+            taken.add(run.request.reference)
 
     def reason_to_wait(self, run: Run) -> str:
         if any(other.request.reference == run.request.reference for other in self.running):
@@ -48,10 +42,12 @@ class Turns:
         for runs in (self.queue, self.running, self.away):
             if run in runs:
                 runs.remove(run)
+        self.advance()
         self.changed.notify_all()
 
     def hold(self, run: Run) -> None:
         """It waits for another node, and nobody here for it."""
+        run.woken.clear()
         self.leave(run)
         self.away.append(run)
 
@@ -60,7 +56,7 @@ class Turns:
         if run in self.away:
             self.away.remove(run)
             self.queue.insert(0, run)
-            self.changed.notify_all()
+            self.advance()
 
     def of(self, reference: str, request_id: str) -> Run | None:
         """The request that runs or waits here, or whichever runs or waits of the notebook if `request_id` is ''."""
