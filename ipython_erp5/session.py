@@ -105,7 +105,7 @@ class Session:
         If it breaks, the same request goes out again, where the site is known to begin no `request_id` twice: a cell that runs, or has
         run, gives its messages again, and those that had arrived are left out. Elsewhere its outcome is asked for.
         """
-        seen, sent_again = Seen(), 0.0
+        seen, sent_again, first = Seen(), 0.0, ''
         while True:
             try:
                 for message in self._messages(EXECUTE, request.form()):
@@ -118,10 +118,11 @@ class Session:
             if not sent_again and not self._may_send_again(broke):
                 break
             if sent_again and time.monotonic() > sent_again + RESEND:
-                raise SiteUnreachableError(f'{broke}. The cell was sent again for {RESEND:g} seconds. Whether it was run is not known: '
-                                           f'look at its variables before you run it again; its id is {request.request_id}')
+                raise SiteUnreachableError(f'{first}. It was sent again for {RESEND:g} seconds, without an answer, so that whether it was '
+                                           f'run is not known: connect again, and look at its variables before you run it again; its id '
+                                           f'is {request.request_id}')
             if not sent_again:
-                sent_again = time.monotonic()
+                first, sent_again = str(broke), time.monotonic()
                 yield wire.stream('stderr', f'{broke}. The cell is sent again; it runs once.\n')
             time.sleep(PAUSE)
             seen.begin_again()

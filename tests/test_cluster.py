@@ -232,7 +232,7 @@ def test_an_interrupt_through_the_other_node(healed: Cluster) -> None:
             assert two.interrupt(request_id)['status'] == 'interrupted'
             with pytest.raises(RemoteInterrupt):
                 cell.result(10)
-            assert time.monotonic() - begun < 3
+            assert time.monotonic() - begun < 8
             assert [m for m in two.result(request_id) if m['msg_type'] == 'execute_reply'][-1]['ename'] == 'KeyboardInterrupt'
         two.execute('assert kept == [1]')
 

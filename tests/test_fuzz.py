@@ -173,7 +173,7 @@ def test_nothing_malformed_gives_a_5xx_a_hang_or_a_dead_node(target: Node) -> No
     assert sum(statuses.values()) >= 10_000 and {200, 400, 401, 404} <= statuses.keys() and max(statuses) < 500
     assert target.process.poll() is None
     after = milliseconds(target)
-    assert after < 3 * before + 20, (before, after)
+    assert after < 10 * before + 200, (before, after)
     end = time.monotonic() + 10
     while (left := census(target))[0] > counted[0] + 2 and time.monotonic() < end:
         time.sleep(.1)

@@ -125,7 +125,7 @@ def test_a_cell_that_waits_for_another_node_can_be_interrupted(sessions: tuple[S
     one, two = sessions
     one.execute('n = 1')
     with ThreadPoolExecutor(2) as threads:
-        running = threads.submit(one.execute, SLOW.format(mark=str(tmp_path / 'mark'), seconds=3))
+        running = threads.submit(one.execute, SLOW.format(mark=str(tmp_path / 'mark'), seconds=6))
         begun(one, tmp_path / 'mark')
         waiting = request(two, 'n = 2')
         found = threads.submit(all_of, two, waiting)
@@ -133,7 +133,7 @@ def test_a_cell_that_waits_for_another_node_can_be_interrupted(sessions: tuple[S
         started = time.monotonic()
         assert two.interrupt(waiting.request_id)['status'] == 'interrupted'
         reply = found.result()[-1]
-        assert time.monotonic() - started < 1
+        assert time.monotonic() - started < 3 and not running.done()
         assert (reply['ename'], reply['evalue']) == ('KeyboardInterrupt', 'while the cell waited for its turn')
         running.result()
     assert two.execute('n').result == {'text/plain': '1'}
@@ -289,7 +289,7 @@ def test_a_client_that_reaches_nobody_any_more_says_so(nodes: list[Node], monkey
         with connected(url, nodes[0], f'test {uuid.uuid4()}') as session:
             session.execute('n = 0')
             threading.Timer(.5, cut.refuse).start()
-            with pytest.raises(ERP5Error, match='Whether it was run is not known.*its id is'):
+            with pytest.raises(ERP5Error, match='whether it was run is not known.*its id is'):
                 session.execute('import time; time.sleep(20)')
 
 
@@ -315,4 +315,4 @@ def test_two_clients_of_one_notebook_take_turns_on_two_nodes(sessions: tuple[Ses
     with ThreadPoolExecutor(2) as threads:
         counts: list[Any] = list(threads.map(busy, 'ab', sessions))
     assert one.execute("log.count('a'), log.count('b')").result == {'text/plain': str(tuple(counts))}
-    assert min(counts) >= max(counts) / 10 and min(counts) > 2
+    assert min(counts) >= max(counts) / 10 and min(counts) > 1

@@ -158,11 +158,11 @@ def test_an_executor_is_replaced_after_so_many_cells(tmp_path: Path) -> None:
 
 
 def test_idle_executors_are_given_back_after_a_while(tmp_path: Path) -> None:
-    with running(tmp_path / 'node', '--executor-idle', '1.5') as node, node.session() as session:
+    with running(tmp_path / 'node', '--executor-idle', '4') as node, node.session() as session:
         session.execute('a = 1')
         first = pid(session)
         assert idle(session) == 1
-        wait_for(lambda: idle(session) == 0 and not psutil.pid_exists(first))
+        wait_for(lambda: idle(session) == 0 and not psutil.pid_exists(first), 20)
         assert session.execute('a').result == {'text/plain': '1'} and pid(session) != first
 
 
