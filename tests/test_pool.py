@@ -195,6 +195,7 @@ def test_the_node_limits_the_time_of_a_cell(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(('options', 'text'), [
+    (['--url', 'node:8080'], "--url: expected the URL of this node, such as http://host:8080/erp5, got 'node:8080'"),
     (['--executor-memory', 'much'], "--executor-memory: expected bytes, such as 500MB or 2GB, got 'much'"),
     (['--memory-reserve', '-1'], "--memory-reserve: expected bytes, such as 500MB or 2GB, got '-1'"),
     (['--executor-cells', '-1'], 'executor_cells'), (['--executor-idle', 'long'], 'executor_idle'),

@@ -14,6 +14,7 @@ import functools
 import json
 import logging
 import os
+import re
 import secrets
 import signal
 import socket
@@ -83,6 +84,8 @@ class Settings:
             raise NodeError(f'--placement: expected one of {", ".join(PLACEMENTS)}, got {self.placement!r}')
         if self.pack not in PACK:
             raise NodeError(f'--pack: expected one of {", ".join(PACK)}, got {self.pack!r}')
+        if self.url and not re.fullmatch(r'https?://[^\s/@?#]+(/[^\s@?#]*)?', self.url):
+            raise NodeError(f'--url: expected the URL of this node, such as http://host:8080/erp5, got {self.url!r}')
         if not self.user:
             raise NodeError('--user: expected a name, got an empty text')
         if self.keyfile and not self.certfile:
@@ -276,7 +279,7 @@ def run(settings: Settings, uri: str, password: str, stack: contextlib.ExitStack
     node = Node(dispatcher, registry, name, {'storage': uri.split(':')[0], 'pid': os.getpid()}, metrics,
                 Size(lambda: packing.stored(database).size))
     server, place = listen(publisher.application(database, node), settings, stack)
-    node.url = settings.url or place['url']
+    node.url = settings.url.rstrip('/') or place['url']
     registry.enter(node.url, str(settings.data_dir.resolve()), executors=settings.executors)
     stack.callback(registry.leave)
     about: dict[str, Any] = {**place, 'user': settings.user, 'pid': os.getpid(), 'storage': uri.split(':')[0],

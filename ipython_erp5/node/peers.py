@@ -4,8 +4,8 @@
                 Peers.release  ══► Base_releaseJupyter       may a request that was announced to it begin here?
                 Peers.interrupt ═► Base_interruptJupyter
 
-A node that has gone is `NodeGone`: the registry says so, its port is closed, or another node answers there. One that lives and cannot
-be reached is `NodeUnreachable`.
+A node that has gone is `NodeGone`: the registry says so, its process has ended, or another node answers there. One that lives and cannot
+be reached is `NodeUnreachable`; to take it for gone would cost the cells that it runs.
 """
 
 import contextlib
@@ -112,10 +112,10 @@ class Peers:
                                {'Authorization': authorization, 'Accept': accept, 'Connection': 'close',
                                 'Content-Type': 'application/x-www-form-urlencoded'})
             response = connection.getresponse()
-        except ConnectionRefusedError:
-            raise NodeGone(f'nothing listens at {seen.url} any more') from None
         except (OSError, http.client.HTTPException) as error:
             connection.close()
+            if seen.has_died():
+                raise NodeGone(f'the process of the node {node} has ended') from None
             raise NodeUnreachable(f'the node {node} does not answer at {seen.url}: {type(error).__name__} {error}'.strip()) from None
         if response.status != 200:
             raise self.refusal(node, seen.url, response)

@@ -48,6 +48,18 @@ class Seen:
     def quiet(self) -> float:
         return time.monotonic() - self.moment
 
+    def has_died(self) -> bool:
+        """Whether it was on this machine, and its process is not there any more. Of other machines only their beats tell."""
+        if self.place.partition(':')[0] != socket.gethostname():
+            return False
+        try:
+            os.kill(self.about['pid'], 0)
+        except ProcessLookupError:
+            return True
+        except PermissionError:  # of another user
+            pass
+        return False
+
 
 class Registry(threading.Thread):
     """`shared`: whether other nodes may have the same database; of one in its own data directory there is no need to beat."""

@@ -4,7 +4,9 @@ For a frame IPython parses the whole file that it is in, 20 to 60 ms for `thread
 yet. Who interrupts a cell waits for that: then the frames of files are shown as lines, and only those of cells in full.
 """
 
+import inspect
 import itertools
+import os
 import types
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -15,6 +17,7 @@ from IPython.core.tbtools import FrameInfo
 from .source import cell_number
 
 OURS = str(Path(__file__).parent.parent) + '/'  # where this package's own code is
+NO_MODULE = '<no module>'
 MANY = 20  # frames of files one after another: a recursion, which IPython shortens
 Records = Callable[[Any, int, int], list[Any]]
 
@@ -60,6 +63,7 @@ class Brief:
         self.interrupt = False
 
     def __call__(self, frames: types.TracebackType | None, context: int, offset: int) -> list[Any]:
+        spare_inspect(frames)
         if not self.interrupt:
             return self.in_full(frames, context, offset)
         records: list[Any] = []
@@ -67,6 +71,14 @@ class Brief:
             part = list(group)
             records += self.in_full(chain(part), context, offset) if of_cell or len(part) > MANY else map(in_brief, filter(is_shown, part))
         return records
+
+
+def spare_inspect(frames: types.TracebackType | None) -> None:
+    """For the module of a frame `inspect` looks at all modules, and several times for each frame. Cells have none that it would find."""
+    known: dict[str, str] = getattr(inspect, 'modulesbyfile')  # noqa: B009 - no typed name
+    for place in filter(is_of_cell, places(frames)):
+        name = place.tb_frame.f_code.co_filename
+        known[name] = known[os.path.normcase(os.path.abspath(name))] = NO_MODULE
 
 
 def is_of_cell(place: types.TracebackType) -> bool:
