@@ -15,13 +15,12 @@ Nothing here shows a secret: not in a repr, and not in an error.
 """
 
 import base64
-import difflib
 import ssl
 from collections.abc import Callable, Iterable, MutableMapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from .errors import TargetError, UnsupportedError
+from .errors import TargetError, UnsupportedError, did_you_mean
 
 if TYPE_CHECKING:
     from .connections import Connection
@@ -130,7 +129,5 @@ def names() -> list[str]:
 
 
 def unknown(name: str) -> str:
-    near = difflib.get_close_matches(name, names(), 1)
-    hint = f'; did you mean {near[0]!r}?' if near else '.'
-    return (f'there is no authentication {name!r}{hint} There are {", ".join(names())}; a package may add others (entry points of the '
-            f'group {GROUP})')
+    return (f'there is no authentication {name!r}{did_you_mean(name, names())} There are {", ".join(names())}; a package may add others '
+            f'(entry points of the group {GROUP})')

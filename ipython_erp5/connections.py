@@ -18,11 +18,10 @@ it was found (the environment's belongs to ERP5_URL where that is set), and neve
 `insecure` says so; a file that others may read is refused. Every error says which setting to make.
 """
 
-import difflib
 import ipaddress
 import os
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path, PurePath
@@ -31,7 +30,7 @@ from urllib.parse import SplitResult, urlsplit, urlunsplit
 from . import local_node
 from .authentication import BASIC, BEARER
 from .credentials import Ask, Secret, Site, client_files, find_token, find_user, known_user, password_for
-from .errors import TargetError
+from .errors import TargetError, did_you_mean
 from .settings import connections_file, read_sections
 
 DEFAULT, EMBEDDED = 'default', 'embedded'
@@ -147,11 +146,6 @@ def unknown_name(name: str, sections: Mapping[str, object]) -> str:
     as_url = f' For a URL write https://{name}' if set(name) & set('.:/') else ''
     return (f'no connection is named {name!r}{did_you_mean(name, [*sections, EMBEDDED])} There are: {names} '
             f'(sections of {connections_file()}).{as_url}')
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(word, list(known), 1)
-    return f'; did you mean {near[0]!r}?' if near else '.'
 
 
 # ---------------------------------------------------------------- URLs

@@ -4,7 +4,14 @@ In a notebook they show as one line, without a frame of this package (`_render_t
 error that a remote cell raised is shown with the remote traceback, under the remote class's name: `remote_error`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """What follows the mention of a word that nobody knows: the known one that is near, or a full stop."""
+    from difflib import get_close_matches
+    near = get_close_matches(word, list(known), 1)
+    return f'; did you mean {near[0]!r}?' if near else '.'
 
 
 class ERP5Error(Exception):

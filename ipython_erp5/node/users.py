@@ -14,7 +14,6 @@ Shares are in a record of their own: sharing a notebook never conflicts with a c
 """
 
 import contextlib
-import difflib
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -25,7 +24,7 @@ from Acquisition import aq_base
 from persistent.mapping import PersistentMapping
 from transaction.interfaces import TransientError
 
-from ..errors import NodeError, UnauthorizedError, UnknownUserError
+from ..errors import NodeError, UnauthorizedError, UnknownUserError, did_you_mean
 from .storage import embedded_storage, open_database
 
 MANAGER, AUTHOR, ASSIGNEE = 'Manager', 'Author', 'Assignee'
@@ -154,11 +153,6 @@ def known(folder: Any, name: str) -> Any:
 def unknown(name: str, folder: Any) -> UnknownUserError:
     return UnknownUserError(f'there is no user {name!r}{did_you_mean(name, folder.getUserNames())} '
                             '`ipython-erp5 user list` shows all, `ipython-erp5 user add` makes one')
-
-
-def did_you_mean(name: str, names: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, list(names), 1)
-    return f'; did you mean {near[0]!r}?' if near else '.'
 
 
 def encrypted(folder: Any, password: str) -> Any:
