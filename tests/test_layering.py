@@ -92,9 +92,9 @@ LAYERS = {
     'node.pool': 'node.process node.cell',                                     # the processes: start, choose, give back
     'node.run': 'wire node.claims node.process',                               # one request on its way, and its lines
     'node.turns': 'node.run',                                                  # whose turn it is
-    'node.registry': 'node.journal',                                           # the nodes, as they find each other in the database
+    'node.registry': 'node.journal node.storage',                              # the nodes, as they find each other in the database
     'node.peers': 'errors wire node.registry',                                 # what one node asks another
-    'node.losses': 'wire node.journal node.notebook',                          # outcomes of cells whose process has died
+    'node.losses': 'wire node.journal node.storage',                           # outcomes of cells whose process has died
     'node.elsewhere': 'errors wire node.claims node.peers node.run',           # a notebook that another node has claimed
     'node.signals': 'node.limits node.run node.turns',                         # ending a cell that runs
     'node.dispatch': 'errors wire node.claims node.elsewhere node.executor node.journal node.limits node.losses node.metrics node.peers '
@@ -105,7 +105,7 @@ LAYERS = {
                     'node.users',
     #                                                                          # what the published methods ask of a node
     'node.publisher': 'node.journal node.portal node.service node.storage',    # WSGI, authorization, event stream
-    'node.packing': 'errors report node.chunks node.journal',                  # removing what no record needs
+    'node.packing': 'errors report node.chunks node.journal node.storage',     # removing what no record needs
     'node.tls': 'errors',                                                      # TLS before waitress, which has none
     'node.integrity': 'serializers node.chunks',                               # bytes that are what was stored, or not
     'node.verifying': 'errors report wire node.chunks node.document node.integrity node.stored',  # whether all of it can be read

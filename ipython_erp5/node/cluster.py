@@ -19,7 +19,6 @@ import secrets
 import signal
 import socket
 import sys
-import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -27,7 +26,6 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-import transaction
 from OFS.Application import Application
 from transaction.interfaces import TransientError
 
@@ -45,7 +43,7 @@ from .pool import PLACEMENTS, Pool
 from .process import forkserver, start
 from .registry import Registry
 from .service import Node
-from .storage import embedded_storage, open_database, remove_left_blobs, write_private
+from .storage import change, embedded_storage, open_database, remove_left_blobs, write_private
 
 PACK = ('auto', 'never')
 
@@ -111,21 +109,16 @@ def make_notebooks(uri: str, node: str, cache: Path | None = None, limit: int = 
 
 def install(database: Any, user: str, password: str | None) -> None:
     """The application, the user and the portal, if they are not there. Several nodes may do this at the same moment."""
-    manager = transaction.TransactionManager()
-    connection = database.open(manager)
+    def make(root: Any) -> None:
+        if 'Application' not in root:
+            root['Application'] = Application()
+            root._p_jar.transaction_manager.savepoint()
+        portal.install(root['Application'], user, password)
+
     try:
-        for attempt in range(10):
-            with contextlib.suppress(TransientError), manager:
-                root = connection.root()
-                if 'Application' not in root:
-                    root['Application'] = Application()
-                    manager.savepoint()
-                portal.install(root['Application'], user, password)
-                return
-            time.sleep(.05 * attempt)
-        raise NodeError('the site could not be made: other processes keep changing the same database')
-    finally:
-        connection.close()
+        change(database, make)
+    except TransientError:
+        raise NodeError('the site could not be made: other processes keep changing the same database') from None
 
 
 # ---------------------------------------------------------------- the data directory

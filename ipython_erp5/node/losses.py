@@ -7,12 +7,9 @@ losses are kept here, and tried again.
 import threading
 from typing import Any
 
-import transaction
-from transaction.interfaces import TransientError
-
 from .. import wire
 from .journal import Journal
-from .notebook import DataNotebookLine
+from .storage import change
 
 
 class Losses:
@@ -53,20 +50,11 @@ class Losses:
         return lines
 
     def record(self, reference: str, request_id: str, cause: str) -> list[bytes]:
-        manager = transaction.TransactionManager()
-        connection = self.database.open(manager)
-        try:
-            for _attempt in range(20):
-                try:
-                    with manager:
-                        notebook = connection.root()['Application'].erp5.data_notebook_module.find(reference)
-                        return list(map(wire.encode, wire.lost(request_id, cause))) if notebook is None else self.lines(
-                            notebook.lose(request_id, cause), request_id)
-                except TransientError:  # perhaps the last commit of the process that has died
-                    manager.abort()
-            raise TransientError(f'the history of {reference!r} keeps changing')
-        finally:
-            connection.close()
+        def lose(root: Any) -> list[bytes]:
+            notebook = root['Application'].erp5.data_notebook_module.find(reference)
+            if notebook is None:
+                return list(map(wire.encode, wire.lost(request_id, cause)))
+            line = notebook.lose(request_id, cause)
+            return [*line.messages(), wire.encode(line.reply(request_id, self.node))]
 
-    def lines(self, line: DataNotebookLine, request_id: str) -> list[bytes]:
-        return [*line.messages(), wire.encode(line.reply(request_id, self.node))]
+        return change(self.database, lose)  # a conflict is perhaps the last commit of the process that has died

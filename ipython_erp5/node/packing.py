@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMappin
 from multiprocessing.process import BaseProcess
 from typing import Any, NamedTuple
 
-import transaction
 from persistent.mapping import PersistentMapping
 from transaction.interfaces import TransientError
 
@@ -26,6 +25,7 @@ from .. import report
 from ..errors import NodeError
 from .chunks import Buffers
 from .journal import Journal
+from .storage import opened
 
 PACKS = 'ipython_erp5_packs'
 ENOUGH = 256 << 20  # bytes that are not needed
@@ -73,18 +73,6 @@ def pack(database: Any, pause: float = 0) -> Packed | None:
 
 
 # ---------------------------------------------------------------- how much is not needed
-@contextlib.contextmanager
-def opened(database: Any) -> Iterator[MutableMapping[str, Any]]:
-    """The root, in a transaction that is committed if nothing is raised."""
-    manager = transaction.TransactionManager(explicit=True)
-    connection = database.open(manager)
-    try:
-        with manager:
-            yield connection.root()
-    finally:
-        connection.close()
-
-
 def record_of(root: MutableMapping[str, Any]) -> PersistentMapping:
     """The last pack. `begun`: seconds since the epoch; `released`: notebook id -> its `garbage` then."""
     if PACKS not in root:

@@ -11,15 +11,14 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
-import transaction
 from BTrees.OOBTree import OOBTree
 from persistent import Persistent
-from transaction.interfaces import TransientError
 
 from .journal import Journal
+from .storage import change, opened
 
 BEAT = 2.0  # seconds
 GONE = 6.0  # seconds without a beat
@@ -35,6 +34,12 @@ class NodeRecord(Persistent):
     def __init__(self, url: str, place: str, **about: Any) -> None:
         self.url, self.place, self.about = url, place, about
         self.started = time.time()
+
+
+def nodes_in(root: Any) -> Any:
+    if NODES not in root:
+        root[NODES] = OOBTree()
+    return root[NODES]
 
 
 class Seen:
@@ -112,30 +117,14 @@ class Registry(threading.Thread):
             if seen.quiet() > FORGET:
                 nodes.pop(name, None)
 
-    def write(self, change: Callable[[Any], object]) -> None:
-        for _attempt in range(20):
-            with contextlib.suppress(TransientError), self.transaction() as nodes:
-                change(nodes)
-                return
-        raise TransientError('other nodes keep changing the list of nodes')
-
-    @contextlib.contextmanager
-    def transaction(self) -> Iterator[Any]:
-        manager = transaction.TransactionManager()
-        connection = self.database.open(manager)
-        try:
-            with manager:
-                root = connection.root()
-                if NODES not in root:
-                    root[NODES] = OOBTree()
-                yield root[NODES]
-        finally:
-            connection.close()
+    def write(self, action: Callable[[Any], object]) -> None:
+        change(self.database, lambda root: action(nodes_in(root)))
 
     # ------------------------------------------------------------ the others
     def look(self) -> None:
         """What the database says of the others; a beat that has grown is a sign of life."""
-        with self.transaction() as nodes, self.lock:
+        with opened(self.database) as root, self.lock:
+            nodes = nodes_in(root)
             for name in self.seen.keys() - set(nodes):
                 del self.seen[name]
             for name, record in nodes.items():

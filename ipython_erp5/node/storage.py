@@ -12,9 +12,10 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import parse_qsl, quote, urlencode
 
+import transaction
 import ZODB
 from transaction.interfaces import TransientError
 from ZODB.POSException import POSKeyError
@@ -22,6 +23,9 @@ from zodburi import resolve_uri
 
 from ..errors import NodeError
 from .cures import cure_packs
+
+ATTEMPTS = 20  # each later than the one before: two seconds in all
+Result = TypeVar('Result')
 
 
 def embedded_storage(data_dir: Path) -> str:
@@ -77,6 +81,28 @@ def clear_after_failed_commits() -> None:
     """RelStorage 4.3 on SQLite keeps the rows of a failed commit and commits them with the next: always roll back."""
     from relstorage.adapters.sqlite.drivers import Sqlite3Driver
     Sqlite3Driver.connection_may_need_rollback = lambda self, connection: True
+
+
+# ---------------------------------------------------------------- a transaction of its own
+@contextlib.contextmanager
+def opened(database: Any) -> Iterator[Any]:
+    """The root, in a transaction that is committed if nothing is raised."""
+    manager = transaction.TransactionManager(explicit=True)
+    connection = database.open(manager)
+    try:
+        with manager:
+            yield connection.root()
+    finally:
+        connection.close()
+
+
+def change(database: Any, action: Callable[[Any], Result]) -> Result:
+    """What the action returns, which gets the root, committed; again while others change the same. TransientError if that does not end."""
+    for attempt in range(ATTEMPTS):
+        with contextlib.suppress(TransientError), opened(database) as root:
+            return action(root)
+        time.sleep(.01 * attempt)
+    raise TransientError('other processes keep changing the same records')
 
 
 # ---------------------------------------------------------------- a database that is away

@@ -13,24 +13,21 @@ the user of the system who started the node (README, Security).
 Shares are in a record of their own: sharing a notebook never conflicts with a cell that writes to it.
 """
 
-import contextlib
-import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
-import transaction
 from Acquisition import aq_base
 from persistent.mapping import PersistentMapping
 from transaction.interfaces import TransientError
 
 from ..errors import NodeError, UnauthorizedError, UnknownUserError, did_you_mean
+from . import storage
 from .storage import embedded_storage, open_database
 
 MANAGER, AUTHOR, ASSIGNEE = 'Manager', 'Author', 'Assignee'
 ROLES = (MANAGER, AUTHOR)
 RESERVED = ('Anonymous User', 'System Processes')  # Zope's own
-ATTEMPTS = 10
 Result = TypeVar('Result')
 
 
@@ -195,15 +192,12 @@ def change(data_dir: Path, uri: str, action: Callable[[Any], Result]) -> Result:
 
 
 def retried(database: Any, action: Callable[[Any], Result]) -> Result:
-    manager = transaction.TransactionManager()
-    connection = database.open(manager)
+    def act(root: Any) -> Result:
+        if 'Application' not in root:
+            raise NodeError('there is no site in this database: the first start of a node with this --storage makes it')
+        return action(root['Application'].acl_users)
+
     try:
-        for attempt in range(ATTEMPTS):
-            with contextlib.suppress(TransientError), manager:
-                if 'Application' not in connection.root():
-                    raise NodeError('there is no site in this database: the first start of a node with this --storage makes it')
-                return action(connection.root()['Application'].acl_users)
-            time.sleep(.05 * attempt)
-        raise NodeError('the users could not be changed: other processes keep changing the same record')
-    finally:
-        connection.close()
+        return storage.change(database, act)
+    except TransientError:
+        raise NodeError('the users could not be changed: other processes keep changing the same record') from None
