@@ -100,7 +100,10 @@ class Peers:
     def post(self, node: str, method: str, form: Mapping[str, str], authorization: str, accept: str
              ) -> tuple[http.client.HTTPResponse, socket.socket]:
         """The answer of that very node; whoever closes it closes the connection. `node` in the form: another one there refuses."""
-        seen = self.registry.find(node)
+        try:
+            seen = self.registry.find(node)
+        except Exception as error:
+            raise NodeUnreachable(f'whether the node {node} lives is not known: {type(error).__name__}: {error}') from None
         if seen is None:
             raise NodeGone(f'the node {node} has gone')
         connection = self.connection(seen.url)

@@ -42,12 +42,17 @@ def nodes_in(root: Any) -> Any:
     return root[NODES]
 
 
+def signs_of(record: NodeRecord) -> tuple[int, float]:
+    """Other ones each time that the node has shown that it lives."""
+    return record.beat, record.started
+
+
 class Seen:
     """What this node has seen of another one."""
 
     def __init__(self, record: NodeRecord) -> None:
         self.url, self.place, self.about, self.started = record.url, record.place, record.about, record.started
-        self.beat = record.beat
+        self.signs = signs_of(record)
         self.moment = time.monotonic()  # of the last beat
 
     def quiet(self) -> float:
@@ -76,16 +81,19 @@ class Registry(threading.Thread):
         self.lock = threading.Lock()
         self.ended = threading.Event()
         self.away = False
+        self.looked = time.monotonic()
+        self.about: tuple[str, str, dict[str, Any]] = '', '', {}
 
     # ------------------------------------------------------------ this node
     def enter(self, url: str, data_dir: str, **about: Any) -> None:
         """From here on the others know this node. Of an earlier one in the same data directory nothing runs any more."""
         place = f'{socket.gethostname()}:{data_dir}'
+        self.about = url, place, {**about, 'pid': os.getpid()}
 
         def add(nodes: Any) -> None:
             for name in [name for name, record in nodes.items() if record.place == place or not self.shared]:
                 del nodes[name]
-            nodes[self.node] = NodeRecord(url, place, pid=os.getpid(), **about)
+            self.beat(nodes)
 
         self.write(add)
         if self.shared:
@@ -111,8 +119,10 @@ class Registry(threading.Thread):
                 self.away = True
 
     def beat(self, nodes: Any) -> None:
-        if self.node in nodes:
-            nodes[self.node].beat += 1
+        if self.node not in nodes:  # it begins; or it was away from the database for so long that others have forgotten it
+            url, place, about = self.about
+            nodes[self.node] = NodeRecord(url, place, **about)
+        nodes[self.node].beat += 1
         for name, seen in self.others().items():
             if seen.quiet() > FORGET:
                 nodes.pop(name, None)
@@ -124,11 +134,14 @@ class Registry(threading.Thread):
     def look(self) -> None:
         """What the database says of the others; a beat that has grown is a sign of life."""
         with opened(self.database) as root, self.lock:
-            nodes = nodes_in(root)
+            nodes, now = nodes_in(root), time.monotonic()
+            for seen in self.seen.values() if now - self.looked > GONE / 2 else ():
+                seen.moment = now  # this node has not looked: that says nothing of the others
+            self.looked = now
             for name in self.seen.keys() - set(nodes):
                 del self.seen[name]
             for name, record in nodes.items():
-                if name != self.node and (name not in self.seen or self.seen[name].beat != record.beat):
+                if name != self.node and (name not in self.seen or self.seen[name].signs != signs_of(record)):
                     self.seen[name] = Seen(record)
 
     def others(self) -> dict[str, Seen]:
@@ -136,8 +149,11 @@ class Registry(threading.Thread):
             return dict(self.seen)
 
     def find(self, name: str) -> Seen | None:
-        """A node that lives; None for one that has gone. One that is not known may have begun since the last look."""
-        if self.shared and name not in self.others():
+        """A node that lives; None for one that has gone. One that is not known may have begun since the last look.
+
+        Raises what the database does if it is away: then nobody can tell.
+        """
+        if self.shared and (name not in self.others() or time.monotonic() - self.looked > GONE / 2):
             self.look()
         seen = self.others().get(name)
         return seen if seen is not None and seen.quiet() < GONE else None
