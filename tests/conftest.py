@@ -20,6 +20,13 @@ from ipython_erp5.reply import Reply
 from ipython_erp5.session import Session
 
 START = 60.0  # seconds
+LONG = ('test_cluster', 'test_thirty_cells', 'test_programs', 'test_fuzz', 'test_packing', 'test_nodes', 'test_node', 'test_package',
+        'test_archive', 'test_interrupts', 'test_processes', 'test_pool')
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The long files first: then two workers (`-n 2`), each with a file at a time, end at about the same time."""
+    items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
 
 
 @dataclass
