@@ -205,15 +205,12 @@ class OpenNotebook:
                 line = self.notebook.settle(request, ename, evalue, shown + wire.encode(wire.error(ename, evalue, [f'{ename}: {evalue}'])))
                 self.manager.commit()
                 return None if line.committed else (line.ename, line.evalue)
-            except TransientError:
-                self.manager.abort()
             except Exception as again:
                 self.manager.abort()
-                if not is_away(error):
-                    return ename, evalue
-                if not is_away(again) or time.monotonic() > end:
-                    return ename, f'{error}: the cell ran, and whether its changes were saved is not known: {type(again).__name__}: {again}'
-                time.sleep(.1)
+                if time.monotonic() > end or not is_away(again) and not isinstance(again, TransientError):
+                    known = f'and whether its changes were saved is not known: {type(again).__name__}: {again}'
+                    return ename, f'{error}: the cell ran, {known}' if is_away(error) else evalue
+                time.sleep(.1 if is_away(again) else 0)
 
 
 def same(one: object, other: object) -> bool:
@@ -292,15 +289,13 @@ class Notebooks:
                 self.manager.commit()
                 self.manager.begin()
                 return notebook, outcome
-            except TransientError:  # somebody claimed at the same moment: look again
+            except Exception as error:  # a conflict: somebody claimed at the same moment. ZEO's being away is one, too
                 self.manager.abort()
-            except Exception as error:
-                self.manager.abort()
-                if not is_away(error):
+                if not is_away(error) and not isinstance(error, TransientError):
                     raise
                 if time.monotonic() > end:
                     raise DatabaseAway.because(error) from None
-                time.sleep(.1)
+                time.sleep(.1 if is_away(error) else 0)
 
     def take(self, notebook: DataNotebook, request: wire.Request, known: Known) -> DataNotebookLine | None:
         """Claim the request, unless it has an outcome. Before that the history gets the cells that are lost, which may be this very one."""

@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from multiprocessing.connection import Connection
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .. import wire
 from ..errors import UnauthorizedError
@@ -144,20 +144,27 @@ class Executor:
 
     def serve(self) -> None:
         self.send(REPLY, wire.encode({'msg_type': 'ready', 'pid': os.getpid()}), False)
-        try:
-            while True:
-                request = json.loads(self.connection.recv_bytes())
-                self.busy, self.record = True, Record()
-                self.request_id = request['request']['request_id']
-                journal.request.set(self.request_id)
-                self.interrupts.limit = TimeLimit(**request['limit']) if request['limit'] else None
-                self.answer(wire.Request(**request['request']), Known.from_message(request['known']))
+        while (message := self.received()) is not None:
+            try:
+                self.begin(json.loads(message))
                 self.tidy()
+            except Exception as error:  # a fault of ours: its place is the node's log, and the death of this process is the cell's outcome
+                self.log.fault(error)
+                os._exit(FAULT)
+
+    def received(self) -> bytes | None:
+        """The next request; None once the node has gone."""
+        try:
+            return self.connection.recv_bytes()
         except (EOFError, OSError):
-            return  # the node has gone
-        except Exception as error:  # a fault of ours: its place is the node's log, and the death of this process is the cell's outcome
-            self.log.fault(error)
-            os._exit(FAULT)
+            return None
+
+    def begin(self, message: dict[str, Any]) -> None:
+        request = wire.Request(**message['request'])
+        self.busy, self.record, self.request_id = True, Record(), request.request_id
+        journal.request.set(self.request_id)
+        self.interrupts.limit = TimeLimit(**message['limit']) if message['limit'] else None
+        self.answer(request, Known.from_message(message['known']))
 
     # ------------------------------------------------------------ one cell
     def answer(self, request: wire.Request, known: Known) -> None:
