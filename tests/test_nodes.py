@@ -217,12 +217,13 @@ def test_a_node_that_is_killed_loses_its_cell_and_nothing_else(tmp_path: Path, s
         one.execute('kept = [1]; b = kept')
         knows(two, third.url)
         asked = request(one, SLOW.format(mark=str(tmp_path / 'mark'), seconds=60) + '\nkept.append(2)')
-        lines = iter(one.run(asked))
+        lines = one.run(asked)
         assert next(lines)['text'] == 'begun\n'
         begun(one, tmp_path / 'mark')
         children = psutil.Process(third.process.pid).children(recursive=True)
         third.process.kill()
         third.process.wait(10)
+        lines.close()  # type: ignore[attr-defined]
         started = time.monotonic()
         outcome = all_of(two, asked)[-1]
         assert (outcome['ename'], outcome['committed']) == ('CellLost', False) and 'node gone' in outcome['evalue']
