@@ -203,3 +203,18 @@ def test_two_nodes_on_one_server(tmp_path: Path, server: str) -> None:
         for node in nodes:
             node.stop()
     assert not os.path.exists(tmp_path / 'one' / 'node.json')
+
+
+def test_notebooks_that_are_made_at_the_same_moment_leave_no_fault_in_the_log(tmp_path: Path) -> None:
+    with running(tmp_path / 'node', '--executors', '4') as node:
+        sessions = [node.session() for _ in range(24)]
+        for turn in range(0, 24, 4):
+            cells = [threading.Thread(target=session.execute, args=('1',)) for session in sessions[turn:turn + 4]]
+            for cell in cells:
+                cell.start()
+            for cell in cells:
+                cell.join()
+        for session in sessions:
+            assert session.execute('1').result == {'text/plain': '1'}
+            session.close()
+        assert node.faults() == []

@@ -5,7 +5,7 @@ catalog up to date, in the same transaction.
 """
 
 from types import FunctionType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 from AccessControl.class_init import InitializeClass
 from AccessControl.SecurityInfo import ClassSecurityInfo
@@ -13,6 +13,7 @@ from Acquisition import aq_base
 from DateTime import DateTime
 from OFS.Folder import Folder
 from Products.BTreeFolder2.BTreeFolder2 import BTreeFolder2Base
+from ZODB.POSException import ConflictError
 from ZPublisher import zpublish, zpublish_marked
 
 
@@ -151,6 +152,10 @@ class Module(BTreeFolder2Base, Folder):
             document = self._getOb(document.getId())
         document.edit(**properties)
         return document
+
+    def _p_resolveConflict(self, *states: Any) -> NoReturn:
+        """ZODB looks for it on an instance without a state, at which BTreeFolder2's `__getattr__` fails: that would be in the log."""
+        raise ConflictError('two processes have made documents in one module')
 
     def generateNewId(self) -> str:
         self.last_id += 1
