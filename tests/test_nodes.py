@@ -17,6 +17,7 @@ from conftest import Node, start_node
 
 from ipython_erp5 import wire
 from ipython_erp5.errors import CellLost, ERP5Error, RemoteError, RemoteInterrupt
+from ipython_erp5.node.storage import change, open_database
 from ipython_erp5.session import Session
 
 
@@ -206,6 +207,21 @@ def test_a_refused_commit_is_the_outcome_on_every_node(sessions: tuple[Session, 
         assert (again[-1]['ename'], again[-1]['evalue'], again[-1]['committed']) == ('ConflictError', first[-1]['evalue'], False)
         assert any(message['msg_type'] == 'execute_result' for message in again)
     assert two.execute(f"context.document_module['{name}'].getTitle()").result == {'text/plain': "'theirs'"}
+
+
+@pytest.mark.parametrize('state', ['running', 'next'])
+def test_a_claim_of_which_its_node_knows_nothing_keeps_nobody_waiting(sessions: tuple[Session, Session], server: str, state: str) -> None:
+    """As a node leaves it that could not write any more, or one whose client has announced a cell and gone."""
+    one, two = sessions
+    one.execute('n = 1')
+    node = (one.status() or {})['node']
+    database = open_database(server)
+    change(database, lambda root: root['Application'].erp5.data_notebook_module.find(one.reference).take('unknown', node, state))
+    database.close()
+    started = time.monotonic()
+    assert two.execute('n + 1').result == {'text/plain': '2'}
+    assert time.monotonic() - started < 5
+    assert one.execute('n + 2').result == {'text/plain': '3'}
 
 
 # ---------------------------------------------------------------- nodes come and go

@@ -3,6 +3,8 @@
     the claim ─► Elsewhere ─► the node: does it run?  yes, this very request   its lines, as they come
                                                       yes, another             keepalives until it has ended
                                                       no, or the node has gone what is known of the claim, for the next look at it
+
+A cell that has ended has written so: if the very same claim is found after that, there is no outcome, and there will be none.
 """
 
 import time
@@ -27,7 +29,9 @@ class Elsewhere:
     def follow(self, run: Run, claimed: Claimed) -> Lines:
         """Lines until the run is done, or the claim can be looked at again. NodeUnreachable if its node lives, and answers no more."""
         try:
-            if claimed.state == 'running' or self.is_running(run, claimed):
+            if claimed == run.ended:
+                run.known.ended.add(claimed.serial)
+            elif claimed.state == 'running' or self.is_running(run, claimed):
                 same = claimed.request_id == run.request_id
                 with self.peers.follow(claimed.node, run.request.reference, claimed.request_id, run.authorization,
                                        run.request.python_expression if same else '', waiting=not same) as lines:
@@ -44,8 +48,6 @@ class Elsewhere:
         state = self.peers.release(claimed.node, run.request.reference, claimed.request_id, run.authorization)
         if state == 'released':
             run.known.free.add(claimed.serial)
-        elif state == 'ended' and claimed == run.ended:  # it had ended before the last look at the claim
-            run.known.ended.add(claimed.serial)
         elif state == 'ended':
             run.ended = claimed
         return state == 'running'
@@ -76,6 +78,8 @@ class Elsewhere:
                 return
             if wire.is_keepalive(line):
                 yield waiting
+            elif wire.is_reply(line):
+                run.ended = claimed
 
     def unreachable(self, run: Run, error: ERP5Error) -> Lines:
         """A node that beats and does not answer: for a while that is waited for."""

@@ -97,7 +97,10 @@ class Pool:
 
     def give_up(self, unwanted: Callable[[Process], bool]) -> int:
         with self.changed:
-            leaving = [process for process in self.idle if unwanted(process)]
+            idle = list(self.idle)
+        found = [process for process in idle if unwanted(process)]  # which may take its time
+        with self.changed:
+            leaving = [process for process in found if process in self.idle]
             self.idle = [process for process in self.idle if process not in leaving]
         self.end(leaving)
         return len(leaving)

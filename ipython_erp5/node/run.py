@@ -24,7 +24,7 @@ class Run:
         self.readers = 0  # besides the one who drives it
         self.known = Known()
         self.cancel: Callable[[], object] | None = None  # ends the waiting for another node
-        self.ended: Claimed | None = None  # what another node had claimed, and says that it has ended
+        self.ended: Claimed | None = None  # what another node had claimed, and has ended before the next look at the claim
         self.timers: list[threading.Timer] = []
         self.patience = 0.0  # when that ends by itself
         self.began = time.monotonic()
