@@ -209,14 +209,16 @@ def test_a_refused_commit_is_the_outcome_on_every_node(sessions: tuple[Session, 
     assert two.execute(f"context.document_module['{name}'].getTitle()").result == {'text/plain': "'theirs'"}
 
 
-@pytest.mark.parametrize('state', ['running', 'next'])
-def test_a_claim_of_which_its_node_knows_nothing_keeps_nobody_waiting(sessions: tuple[Session, Session], server: str, state: str) -> None:
+@pytest.mark.parametrize(('known', 'state'), [(False, 'running'), (False, 'next'), (True, 'running'), (True, 'next')])
+def test_a_claim_that_stands_for_nothing_keeps_nobody_waiting(sessions: tuple[Session, Session], server: str, known: bool,
+                                                              state: str) -> None:
     """As a node leaves it that could not write any more, or one whose client has announced a cell and gone."""
     one, two = sessions
-    one.execute('n = 1')
+    ended = one.execute('n = 1').request_id
     node = (one.status() or {})['node']
     database = open_database(server)
-    change(database, lambda root: root['Application'].erp5.data_notebook_module.find(one.reference).take('unknown', node, state))
+    change(database, lambda root: root['Application'].erp5.data_notebook_module.find(one.reference).take(
+        ended if known else 'unknown', node, state))
     database.close()
     started = time.monotonic()
     assert two.execute('n + 1').result == {'text/plain': '2'}

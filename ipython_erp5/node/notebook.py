@@ -155,8 +155,7 @@ class DataNotebook(Document):
         """The outcome of a cell whose process has died: that it is lost, unless it had committed. Its claim ends."""
         count = self.requests.get(request_id)
         line = self.add_lost(request_id, cause) if count is None else self.lines[count]
-        if self.claim.request_id == request_id:
-            self.take('', '', '')
+        self.end_claim(request_id)
         return line
 
     def settle(self, request: wire.Request, ename: str, evalue: str, shown: bytes) -> DataNotebookLine:
@@ -164,17 +163,23 @@ class DataNotebook(Document):
         count = self.requests.get(request.request_id)
         line = self.lines[count] if count is not None else self.add_line(request, status='error', committed=False, ename=ename,
                                                                          evalue=evalue, shown=shown)
-        if self.claim.request_id == request.request_id:
-            self.take('', '', '')
+        self.end_claim(request.request_id)
         return line
 
     def add_lost(self, request_id: str, cause: str) -> DataNotebookLine:
         """The history says that a cell was lost, and by what; not of one that was only announced: it may never have been sent."""
         error, reply = wire.lost(request_id, cause)
         announced = self.claim.request_id == request_id and self.claim.state == 'next'
+        node = self.claim.node
+        self.end_claim(request_id)
         return self.add_line(wire.Request(request_id=request_id, store_history=not announced), status='error', committed=False,
                              ename=reply['ename'], evalue=reply['evalue'], shown=wire.encode(error),
-                             announced_to=self.claim.node if announced else '')
+                             announced_to=node if announced else '')
+
+    def end_claim(self, request_id: str) -> None:
+        """A request that has an outcome holds nobody up; if its node is at it all the same, that node's commit conflicts with this one."""
+        if self.claim.request_id == request_id:
+            self.take('', '', '')
 
     def describe(self) -> dict[str, Any]:
         """What `Base_getJupyterContext` answers; reads no values."""
