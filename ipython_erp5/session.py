@@ -9,7 +9,6 @@ of a stock site its outcome is not known. Ctrl-C goes to the cell; the second on
 
 import ast
 import base64
-import contextlib
 import dataclasses
 import sys
 import time
@@ -132,9 +131,15 @@ class Session:
 
     def _may_send_again(self, broke: ERP5Error) -> bool:
         """Whether something may have been sent, to a site of ours: a stock site would run the cell again."""
-        if isinstance(broke, ConnectionLostError) and not self._begins_ids_once:
-            with contextlib.suppress(ERP5Error):
+        end = time.monotonic() + RESEND
+        while isinstance(broke, ConnectionLostError) and not self._begins_ids_once and time.monotonic() < end:
+            try:
                 self.status()
+                break
+            except (SiteUnreachableError, NodeUnavailableError):  # there is nobody yet who could say what it is
+                time.sleep(PAUSE)
+            except ERP5Error:
+                break
         return self._begins_ids_once and isinstance(broke, (ConnectionLostError, NodeUnavailableError, NodeTimeoutError))
 
     def _messages(self, method: str, form: Mapping[str, str]) -> Iterator[wire.Message]:

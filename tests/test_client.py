@@ -552,3 +552,11 @@ def test_a_node_that_never_answers_is_left_at_last(monkeypatch: pytest.MonkeyPat
         with pytest.raises(errors.SiteUnreachableError, match='for 1 seconds, without an answer, so that whether it was run is not known'):
             opened.execute('1')
     assert 2 <= served.count('Base_executeJupyter') <= 4
+
+
+def test_a_site_that_is_away_when_its_first_cell_breaks_is_asked_what_it_is_until_it_answers() -> None:
+    away = http('', '503 Service Unavailable')
+    with site(Base_executeJupyter=[[HANG_UP], streamed(wire.stream('stdout', 'a'))],
+              Base_getJupyterStatus=[[away], [HANG_UP], [http({'node': 'n'})]]) as served:
+        assert session(served).execute('1').text == 'a'
+    assert served.count('Base_executeJupyter') == 2 and served.count('Base_getJupyterStatus') == 3
