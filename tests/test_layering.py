@@ -108,12 +108,12 @@ LAYERS = {
     'node.packing': 'errors report node.chunks node.journal node.storage',     # removing what no record needs
     'node.tls': 'errors',                                                      # TLS before waitress, which has none
     'node.integrity': 'serializers node.chunks',                               # bytes that are what was stored, or not
-    'node.verifying': 'errors report wire node.chunks node.document node.integrity node.stored',  # whether all of it can be read
+    'node.verifying': 'report wire node.chunks node.document node.integrity node.storage node.stored',  # whether all of it can be read
     'node.loading': 'node.cell node.preload node.process node.stored node.verifying',  # the same of the values, elsewhere
     'node.archive': 'errors node.chunks __init__',                             # the file of an exported notebook
-    'node.exporting': 'environment errors report node.archive node.chunks node.document node.integrity node.notebook node.stored '
-                      'node.users',                                            # a notebook into a file
-    'node.importing': 'errors node.archive node.chunks node.document node.exporting node.notebook node.stored node.users',
+    'node.exporting': 'environment errors report node.archive node.chunks node.document node.integrity node.notebook node.storage '
+                      'node.stored node.users',                                # a notebook into a file
+    'node.importing': 'errors node.archive node.chunks node.document node.exporting node.notebook node.storage node.stored node.users',
     #                                                                          # a file into a notebook
     'node.cluster': 'errors node.archive node.cell node.descendants node.dispatch node.exporting node.housekeeping node.importing '
                     'node.journal node.limits node.loading node.losses node.metrics node.packing node.peers node.pool node.portal '

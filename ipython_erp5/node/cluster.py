@@ -43,7 +43,7 @@ from .pool import PLACEMENTS, Pool
 from .process import forkserver, start
 from .registry import Registry
 from .service import Node
-from .storage import change, embedded_storage, open_database, remove_left_blobs, write_private
+from .storage import change, embedded_storage, existing_database, open_database, remove_left_blobs, write_private
 
 PACK = ('auto', 'never')
 
@@ -160,18 +160,6 @@ def pack(data_dir: Path, uri: str) -> packing.Packed:
         packed = packing.pack(database)
         assert packed is not None
         return packed
-
-
-@contextlib.contextmanager
-def existing_database(data_dir: Path, uri: str, cache: Path | None = None) -> Iterator[Any]:
-    """The database of the URI, or of the data directory if none is given, open."""
-    if not uri and not (data_dir / 'storage' / 'main.sqlite3').exists():
-        raise NodeError(f'there is no database in {data_dir}: name one by --data-dir, or by the --storage that its nodes have')
-    database = open_database(uri or embedded_storage(data_dir), cache)
-    try:
-        yield database
-    finally:
-        database.close()
 
 
 def start_pack(uri: str, node: str) -> BaseProcess:

@@ -5,11 +5,9 @@ database.
 """
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import transaction
 from Acquisition import aq_base
 from DateTime import DateTime
 from persistent import Persistent
@@ -24,6 +22,7 @@ from .chunks import StoredBuffer
 from .document import Document
 from .integrity import Damaged, contents, missing, pieces_of
 from .notebook import DataNotebook
+from .storage import application_in, opened
 from .stored import Group, Root, StoredContext, is_variable
 
 ATTEMPTS = 3
@@ -47,28 +46,6 @@ class Transferred(NamedTuple):
     def __str__(self) -> str:
         counts = report.count(self.lines, 'line'), report.count(self.variables, 'variable'), report.size(self.size)
         return f'{self.reference!r}: {", ".join(counts)}'
-
-
-@contextmanager
-def site(database: Any, write: bool) -> Iterator[Any]:
-    """The application in a transaction, which is committed if it may write and nothing is raised. NodeError if there is no site."""
-    manager = transaction.TransactionManager(explicit=True)
-    connection = database.open(manager)
-    try:
-        manager.begin()
-        application = connection.root().get('Application')
-        if application is None:
-            raise NodeError('there is no site in this database: the first start of a node with it makes one')
-        yield application
-        if write:
-            manager.commit()
-        else:
-            manager.abort()
-    except BaseException:
-        manager.abort()
-        raise
-    finally:
-        connection.close()
 
 
 # ---------------------------------------------------------------- properties
@@ -106,8 +83,8 @@ def export_notebook(database: Any, reference: str, path: Path, force: bool = Fal
     with new_file(path, force) as file:
         for _ in range(ATTEMPTS):
             try:
-                with site(database, write=False) as application, Writer(file) as writer:
-                    return Export(notebook_of(application, reference), writer).run()
+                with opened(database) as root, Writer(file) as writer:
+                    return Export(notebook_of(application_in(root), reference), writer).run()
             except (Damaged, POSKeyError) as error:
                 before, reason = reason, str(error) if isinstance(error, Damaged) else missing(error)
                 if reason == before:

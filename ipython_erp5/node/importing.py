@@ -27,8 +27,9 @@ from . import users
 from .archive import Source, entry, refused
 from .chunks import LONGEST_RECORD, Buffers, Draft, StoredBuffer, length_of, spans
 from .document import Document
-from .exporting import DATES, Transferred, plain_fields, site
+from .exporting import DATES, Transferred, plain_fields
 from .notebook import DataNotebook, DataNotebookLine
+from .storage import application_in, opened
 from .stored import Group, Root, StoredContext, is_variable
 
 ATTEMPTS = 5
@@ -44,8 +45,8 @@ def import_notebook(database: Any, path: Path, reference: str = '', owner: str =
     """
     with refused(path), Source(path) as source:
         for _ in range(ATTEMPTS):
-            with suppress(TransientError), site(database, write=True) as application:  # notebooks are made at the same moment
-                return Import(application, source, reference, owner).run()
+            with suppress(TransientError), opened(database) as root:  # notebooks are made at the same moment
+                return Import(application_in(root), source, reference, owner).run()
             time.sleep(.1)
     raise NodeError('the notebook could not be imported: other processes keep changing the same records. Try again')
 

@@ -83,6 +83,19 @@ def clear_after_failed_commits() -> None:
     Sqlite3Driver.connection_may_need_rollback = lambda self, connection: True
 
 
+@contextlib.contextmanager
+def existing_database(data_dir: Path, uri: str, cache: Path | None = None) -> Iterator[Any]:
+    """The database of the URI, or of the data directory if none is given, open. NodeError if there is none."""
+    if not uri and not (data_dir / 'storage' / 'main.sqlite3').exists():
+        raise NodeError(f'there is no database in {data_dir}: name one by --data-dir, or by the --storage that its nodes have. '
+                        'The first start of a node makes it')
+    database = open_database(uri or embedded_storage(data_dir), cache)
+    try:
+        yield database
+    finally:
+        database.close()
+
+
 # ---------------------------------------------------------------- a transaction of its own
 @contextlib.contextmanager
 def opened(database: Any) -> Iterator[Any]:
@@ -94,6 +107,14 @@ def opened(database: Any) -> Iterator[Any]:
             yield connection.root()
     finally:
         connection.close()
+
+
+def application_in(root: Any) -> Any:
+    """NodeError if there is no site."""
+    application = root.get('Application')
+    if application is None:
+        raise NodeError('there is no site in this database: the first start of a node with it makes one')
+    return application
 
 
 def change(database: Any, action: Callable[[Any], Result]) -> Result:

@@ -23,7 +23,6 @@ from transaction.interfaces import TransientError
 
 from ..errors import NodeError, UnauthorizedError, UnknownUserError, did_you_mean
 from . import storage
-from .storage import embedded_storage, open_database
 
 MANAGER, AUTHOR, ASSIGNEE = 'Manager', 'Author', 'Assignee'
 ROLES = (MANAGER, AUTHOR)
@@ -181,23 +180,8 @@ def check_password(password: str) -> None:
 # ---------------------------------------------------------------- the database
 def change(data_dir: Path, uri: str, action: Callable[[Any], Result]) -> Result:
     """Do something to the user folder of the site, committed; a node may run. NodeError if there is no site, or it stays busy."""
-    if not uri and not (data_dir / 'storage' / 'main.sqlite3').exists():
-        raise NodeError(f'there is no database in {data_dir}: name one by --data-dir, or by the --storage that its nodes have. '
-                        'The first start of a node makes it')
-    database = open_database(uri or embedded_storage(data_dir))
-    try:
-        return retried(database, action)
-    finally:
-        database.close()
-
-
-def retried(database: Any, action: Callable[[Any], Result]) -> Result:
-    def act(root: Any) -> Result:
-        if 'Application' not in root:
-            raise NodeError('there is no site in this database: the first start of a node with this --storage makes it')
-        return action(root['Application'].acl_users)
-
-    try:
-        return storage.change(database, act)
-    except TransientError:
-        raise NodeError('the users could not be changed: other processes keep changing the same record') from None
+    with storage.existing_database(data_dir, uri) as database:
+        try:
+            return storage.change(database, lambda root: action(storage.application_in(root).acl_users))
+        except TransientError:
+            raise NodeError('the users could not be changed: other processes keep changing the same record') from None

@@ -24,10 +24,10 @@ from transaction.interfaces import TransientError
 from ZODB.POSException import POSKeyError, StorageError
 
 from .. import report, wire
-from ..errors import NodeError
 from .chunks import StoredBuffer
 from .document import Module
 from .integrity import Damaged, Reader, bytes_of, check_pickles, contents, missing, pieces_of
+from .storage import application_in
 from .stored import Group, Root, is_variable
 
 ASSIGN = 'Assign it again or delete it, or restore the database from a backup'
@@ -272,10 +272,7 @@ def verify(database: Any, load: Callable[[str], list[Fault]] | None = None) -> I
 
 def notebook_ids(connection: Any) -> list[str]:
     with connection.transaction_manager:
-        application = connection.root().get('Application')
-        if application is None:
-            raise NodeError('there is no site in this database: the first start of a node with it makes one')
-        return list(application.erp5.data_notebook_module._tree.keys())
+        return list(application_in(connection.root()).erp5.data_notebook_module._tree.keys())
 
 
 def look_at(application: Any, identifier: str) -> Verified | None:
