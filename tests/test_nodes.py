@@ -122,6 +122,16 @@ def test_a_cell_waits_for_that_on_another_node_and_says_so(sessions: tuple[Sessi
     assert one.execute('order').result == {'text/plain': "['first', 'second']"}
 
 
+def test_the_time_of_a_cell_begins_when_it_has_waited_for_another_node(sessions: tuple[Session, Session], tmp_path: Path) -> None:
+    """The first look at the claim has begun to count, too: that is over when the cell waits."""
+    one, two = sessions
+    with ThreadPoolExecutor(1) as threads:
+        running = threads.submit(one.execute, SLOW.format(mark=str(tmp_path / 'mark'), seconds=3))
+        begun(one, tmp_path / 'mark')
+        assert two.execute('import time; time.sleep(3); 1', timeout=5).result == {'text/plain': '1'}
+        running.result()
+
+
 def test_a_cell_that_waits_for_another_node_can_be_interrupted(sessions: tuple[Session, Session], tmp_path: Path) -> None:
     one, two = sessions
     one.execute('n = 1')

@@ -192,9 +192,9 @@ class Dispatcher:
             self.released.append(run.request_id)  # if it has been claimed
             yield from self.fail(run, why['away'])
             return None
+        self.signals.end(run)  # its time begins anew
         with self.changed:
             self.begun.discard(run.request_id)
-            run.started = False
             self.turns.hold(run)
         self.give_back(run)
         return Claimed(**why['claimed'])
@@ -233,11 +233,10 @@ class Dispatcher:
         cause = run.killed or process.cause_of_death()
         self.metrics.lost()
         self.losses.add(run.request.reference, run.request_id, cause)
-        lines, end = self.losses.write(run.request.reference, run.request_id, cause), time.monotonic() + AWAY
-        while lines is None and time.monotonic() < end:
+        end = time.monotonic() + AWAY
+        while (lines := self.losses.write(run.request.reference, run.request_id, cause)) is None and time.monotonic() < end:
             yield wire.encode(wire.keepalive('the database is away'))
             time.sleep(1)
-            lines = self.losses.write(run.request.reference, run.request_id, cause)
         self.finish(run)
         yield from run.take(lines or map(wire.encode, wire.failed(
             run.request_id, CellLost.__name__, f'lost: {cause}; whether it was saved is not known, as the database is away')))

@@ -51,7 +51,7 @@ class Seen:
     """What this node has seen of another one."""
 
     def __init__(self, record: NodeRecord) -> None:
-        self.url, self.place, self.about, self.started = record.url, record.place, record.about, record.started
+        self.url, self.place, self.about = record.url, record.place, record.about
         self.signs = signs_of(record)
         self.moment = time.monotonic()  # of the last beat
 
