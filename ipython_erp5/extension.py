@@ -4,55 +4,75 @@ IPython cannot unregister magics. So `load` keeps, on the magics object itself, 
 that it replaced, and `unload` removes the former by identity and puts the latter back.
 """
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from typing import Any
 
 from IPython.core.interactiveshell import InteractiveShell
+from IPython.core.magic import Magics
 
 from . import transformer
-from .magics import ERP5Magics
+from .looking import LookingMagics
+from .magics import ERP5Magics, SessionMagics
+from .sessions import sessions_of
 
 Lines = list[str]
 NAME = ERP5Magics.__name__
+OTHERS: tuple[type[SessionMagics], ...] = (LookingMagics,)
+
+
+class Loaded:
+    """What the extension has put into a shell: its magics, the magics of others that they replaced, its transformers."""
+
+    def __init__(self, shell: InteractiveShell) -> None:
+        erp5 = ERP5Magics(shell=shell)
+        erp5.loaded = self
+        self.magics: list[Magics] = [erp5, *(kind(erp5) for kind in OTHERS)]
+        self.transformers = (transformer.transform, fill_empty_cell)
+        tables = shell.magics_manager.magics
+        self.replaced = {(kind, name): tables[kind][name] for kind, name in self.names() if name in tables[kind]}
+
+    def names(self) -> Iterator[tuple[str, str]]:
+        """(line or cell, name) of every magic."""
+        return ((kind, name) for magics in self.magics for kind in magics.magics for name in magics.magics[kind])
 
 
 def load(shell: InteractiveShell) -> None:
     """Add the magics and the cell markers. Twice is once."""
     if NAME in shell.magics_manager.registry:
         return
-    magics = ERP5Magics(shell=shell)
-    tables = shell.magics_manager.magics
-    magics.replaced = {(kind, name): tables[kind][name] for kind in magics.magics for name in magics.magics[kind]
-                       if name in tables[kind]}
-    magics.transformers = (transformer.transform, fill_empty_cell)
-    shell.register_magics(magics)
+    loaded = Loaded(shell)
+    shell.register_magics(*loaded.magics)
     cleanup = shell.input_transformers_cleanup
     cleanup.insert(0, transformer.transform)   # where leading blank lines still count
-    cleanup.extend(magics.transformers)        # and where pasted prompts have gone
+    cleanup.extend(loaded.transformers)        # and where pasted prompts have gone
 
 
 def unload(shell: InteractiveShell) -> None:
     """Remove all of it. Sessions give up their connections, and are found again when the extension is loaded again."""
-    magics = shell.magics_manager.registry.pop(NAME, None)
+    magics = shell.magics_manager.registry.get(NAME)
     if magics is None:
         return
+    loaded: Loaded = magics.loaded
     cleanup = shell.input_transformers_cleanup
-    cleanup[:] = [function for function in cleanup if not any(function is ours for ours in magics.transformers)]
-    shell.configurables[:] = [configurable for configurable in shell.configurables if configurable is not magics]
-    for kind, names in magics.magics.items():
-        for name in names:
-            restore(shell.magics_manager.magics[kind], name, magics, magics.replaced.get((kind, name)))
-    for session in magics.sessions.by_name.values():
+    cleanup[:] = [function for function in cleanup if not any(function is ours for ours in loaded.transformers)]
+    ours = {id(magics) for magics in loaded.magics}
+    shell.configurables[:] = [configurable for configurable in shell.configurables if id(configurable) not in ours]
+    for magics in loaded.magics:
+        del shell.magics_manager.registry[type(magics).__name__]
+    for kind, name in loaded.names():
+        restore(shell.magics_manager.magics, kind, name, loaded)
+    for session in sessions_of(shell).by_name.values():
         session.close()
 
 
-def restore(table: dict[str, Any], name: str, magics: ERP5Magics, replaced: Callable[..., Any] | None) -> None:
+def restore(tables: dict[str, dict[str, Any]], kind: str, name: str, loaded: Loaded) -> None:
     """Put back what was there before, unless somebody has put something else there since."""
-    if getattr(table.get(name), '__self__', None) is not magics:
+    owner = getattr(tables[kind].get(name), '__self__', None)
+    if not any(owner is ours for ours in loaded.magics):
         return
-    del table[name]
-    if replaced is not None:
-        table[name] = replaced
+    del tables[kind][name]
+    if (kind, name) in loaded.replaced:
+        tables[kind][name] = loaded.replaced[kind, name]
 
 
 def fill_empty_cell(lines: Lines) -> Lines:

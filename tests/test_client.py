@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from scripted_site import (END, HANG_UP, NOT_FOUND, NOTHING, STREAM, Site, chunk, each, http, ok, site, stock, streamed, told)
 
 from ipython_erp5 import errors, wire
-from ipython_erp5 import session as session_module
+from ipython_erp5 import delivery
 from ipython_erp5.client import Client, error_object, lines, root, shown
 from ipython_erp5.connections import Connection
 from ipython_erp5.credentials import Secret
@@ -544,7 +544,7 @@ def test_a_cell_is_sent_again_with_the_same_id_to_a_node(trouble: list[Any]) -> 
 
 
 def test_a_node_that_never_answers_is_left_at_last(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session_module, 'RESEND', 1.0)
+    monkeypatch.setattr(delivery, 'RESEND', 1.0)
     away = [http('', '503 Service Unavailable')]
     with site(Base_executeJupyter=[away], Base_getJupyterStatus=[[http({'node': 'n'})]]) as served:
         opened = session(served)

@@ -39,10 +39,14 @@ LAYERS = {
     'client': 'errors wire connections authentication',                        # all HTTP to a site
     'reply': 'errors wire',                                                    # what one cell did
     'ctrl_c': '',                                                              # Ctrl-C while a remote cell runs
-    'session': 'errors wire connections client ctrl_c reply serializers',      # a notebook of a site: execute, push, pull
+    'delivery': 'errors wire client reply',                                    # one request to the site, at most once
+    'session': 'errors wire connections client ctrl_c delivery reply serializers',  # a notebook of a site: execute, push, pull
     'display': 'errors wire report',                                           # events -> IPython display
-    'magics': 'errors wire connections client session display reply status',   # parse, ask, publish
-    'extension': 'errors transformer magics',                                  # load and unload, without a trace
+    'options': 'errors',                                                       # the words of a magic's line
+    'sessions': 'errors connections options session',                          # the sessions of one shell
+    'magics': 'errors wire display options reply session sessions',            # connecting, and running cells
+    'looking': 'errors display magics options sessions status',                # what there is: variables, notebooks, nodes
+    'extension': 'errors looking magics sessions transformer',                 # load and unload, without a trace
     'status': 'errors local_node connections credentials client display report',  # what a node says of itself, for people
     'command': 'errors local_node',                                            # what all subcommands have in common
     'upkeep': 'command report node.cluster',                                   # pack, export, import, verify

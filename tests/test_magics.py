@@ -15,7 +15,9 @@ from traitlets.config import Config
 
 from ipython_erp5 import errors, extension, wire
 from ipython_erp5.display import RemoteResult
-from ipython_erp5.magics import KEPT, ERP5Magics, did_you_mean, split
+from ipython_erp5.magics import ERP5Magics
+from ipython_erp5.options import did_you_mean, split
+from ipython_erp5.sessions import KEPT
 
 Type = Callable[[str], ExecutionResult]
 Execute = Callable[[nbformat.NotebookNode], None]

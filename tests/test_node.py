@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from conftest import Node, running, start_node
-from ipython_erp5 import session as session_module
+from ipython_erp5 import delivery
 from ipython_erp5 import wire
 from ipython_erp5.errors import CellLost, ERP5Error, RemoteError, RemoteInterrupt
 from ipython_erp5.reply import Reply
@@ -40,7 +40,7 @@ while True:
 def messages(session: Session, code: str, **fields: Any) -> list[wire.Message]:
     """All messages of one cell, keepalives included."""
     request = wire.Request(code, session.reference, **{'request_id': uuid.uuid4().hex, **fields})
-    return list(session.run(request))
+    return list(session.delivery.run(request))
 
 
 def kinds(found: list[wire.Message]) -> list[str]:
@@ -405,7 +405,7 @@ def test_a_node_that_is_killed_has_everything_that_it_acknowledged(tmp_path: Pat
 @pytest.mark.parametrize('between', ['', 'other = 1'])
 def test_an_announced_cell_is_not_run_again_by_the_next_node(tmp_path: Path, between: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The id of the cell was announced with the cell before, so that its claim was no commit of its own."""
-    monkeypatch.setattr(session_module, 'RESEND', 1.0)
+    monkeypatch.setattr(delivery, 'RESEND', 1.0)
     announced, code = uuid.uuid4().hex, f'import time\nopen({str(tmp_path / "runs")!r}, "a").write("x")\ntime.sleep(30)'
     node = start_node(tmp_path / 'node')
     try:

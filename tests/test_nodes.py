@@ -56,7 +56,7 @@ def request(session: Session, code: str, request_id: str = '') -> wire.Request:
 
 
 def all_of(session: Session, asked: wire.Request) -> list[wire.Message]:
-    return [message for message in session.run(asked) if message['msg_type'] != 'keepalive']
+    return [message for message in session.delivery.run(asked) if message['msg_type'] != 'keepalive']
 
 
 def without_times(messages: list[wire.Message]) -> list[wire.Message]:
@@ -311,7 +311,7 @@ def connected(url: str, node: Node, reference: str) -> Session:
 
 
 def test_a_client_that_reaches_nobody_any_more_says_so(nodes: list[Node], monkeypatch: pytest.MonkeyPatch) -> None:
-    from ipython_erp5 import session as module
+    from ipython_erp5 import delivery as module
     monkeypatch.setattr(module, 'RESEND', 2.0)
     with storages.relay(storages.address(nodes[0].url)) as cut:
         url = nodes[0].url.replace(storages.address(nodes[0].url), f'127.0.0.1:{cut.port}')

@@ -280,7 +280,7 @@ def test_what_is_no_time(node: Node, timeout: str) -> None:
         with pytest.raises(OptionError, match='timeout: expected seconds, such as 30 or 1.5, got '):
             session.execute('ran = 1', timeout=timeout)
         request = wire.Request('ran = 1', session.reference, request_id=os.urandom(16).hex(), timeout=timeout)
-        error, reply = [message for message in session.run(request) if message['msg_type'] != 'keepalive']
+        error, reply = [message for message in session.delivery.run(request) if message['msg_type'] != 'keepalive']
         assert error['ename'] == 'OptionError' and '--timeout: expected seconds' in reply['evalue']
         assert session.variables() == []
 

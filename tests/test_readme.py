@@ -14,12 +14,14 @@ from IPython.core.interactiveshell import InteractiveShell
 from traitlets.config import Config
 
 from ipython_erp5 import cli, connections, environment, serializers
+from ipython_erp5.extension import OTHERS
 from ipython_erp5.magics import ERP5Magics
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / 'README.rst').read_text(encoding='utf-8')
 LINES = README.splitlines()
 UNDERLINES = '=-'
+MAGICS = (ERP5Magics, *OTHERS)
 FOREIGN_OPTIONS = {'--ext'}     # IPython's
 
 
@@ -36,7 +38,7 @@ def blocks(marker: str) -> list[str]:
 
 
 def magic_options() -> set[str]:
-    magics = {name: getattr(ERP5Magics, name) for kind in ERP5Magics.magics.values() for name in kind}
+    magics = {name: getattr(owner, name) for owner in MAGICS for kind in owner.magics.values() for name in kind}
     return {option for magic in magics.values() for action in magic.parser._actions for option in action.option_strings}
 
 
@@ -78,7 +80,7 @@ def test_marks_are_closed_and_targets_exist() -> None:
 
 # ---------------------------------------------------------------- names
 def test_all_magics_and_only_those() -> None:
-    magics = {f'{mark}{name}' for kind, mark in (('line', '%'), ('cell', '%%')) for name in ERP5Magics.magics[kind]}
+    magics = {f'{mark}{name}' for owner in MAGICS for kind, mark in (('line', '%'), ('cell', '%%')) for name in owner.magics[kind]}
     assert set(re.findall(r'%+erp5\w*', README)) == magics
 
 

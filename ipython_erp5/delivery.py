@@ -1,0 +1,136 @@
+"""One request on its way to the site, and its messages: at most once, whatever happens to the connection.
+
+    wire.Request ─► Delivery.run ─► Client ══► site
+    wire messages ◄───────┴──────── Client ◄══ as they happen
+
+A cell runs once. When the connection breaks under it, it is sent again with the same `request_id`, to sites that begin none twice;
+of a stock site its outcome is not known.
+"""
+
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from . import wire
+from .client import EXECUTE, STATUS, Client, streams
+from .errors import (ConnectionLostError, ERP5Error, NodeTimeoutError, NodeUnavailableError, NotASiteError, SiteUnreachableError,
+                     UnsupportedError)
+from .reply import Seen
+
+RESULT = 'Base_getJupyterResult'
+RESEND, PAUSE = 30.0, .5   # seconds: how long a cell is sent again, and between two times
+SILENCE = 20.0   # seconds without a message, after which a node that sends keepalives has gone
+
+
+class Delivery:
+    """The requests for one notebook of one site. One at a time."""
+
+    def __init__(self, client: Client, reference: str, timeout: float = SILENCE) -> None:
+        self.client, self.reference, self.timeout = client, reference, timeout
+        self._streams = False       # whether the site has shown that it sends keepalives, so that silence means something
+        self._begins_ids_once = False   # whether it is known to be one of ours
+        self._next_id = uuid.uuid4().hex
+
+    def ids(self) -> tuple[str, str]:
+        """`request_id` and `next_request_id`: each request announces the id of the next one, which saves the node a commit.
+
+        After a new connection another node may answer, which cannot know whether the announced request has begun elsewhere.
+        """
+        request_id = self._next_id if self.client.connected() else uuid.uuid4().hex
+        self._next_id = uuid.uuid4().hex
+        return request_id, self._next_id
+
+    def status(self) -> dict[str, Any] | None:
+        """What the node says of itself; None for a stock site."""
+        answer: dict[str, Any] | None = self.client.ask(STATUS, {'reference': self.reference})
+        self._begins_ids_once = answer is not None
+        self._streams = self._streams or self._begins_ids_once
+        return answer
+
+    def run(self, request: wire.Request) -> Iterator[wire.Message]:
+        """The messages of one cell, the last of them `execute_reply`, whatever happens to the connection.
+
+        If it breaks, the same request goes out again, where the site is known to begin no `request_id` twice: a cell that runs, or has
+        run, gives its messages again, and those that had arrived are left out. Elsewhere its outcome is asked for.
+        """
+        seen, sent_again, first = Seen(), 0.0, ''
+        while True:
+            try:
+                for message in self._messages(EXECUTE, request.form()):
+                    if seen.is_new(message):
+                        yield message
+                self._begins_ids_once |= message.get('request_id') == request.request_id
+                return
+            except (SiteUnreachableError, NodeUnavailableError, NodeTimeoutError) as error:
+                broke = error
+            if not sent_again and not self._may_send_again(broke):
+                break
+            if sent_again and time.monotonic() > sent_again + RESEND:
+                raise SiteUnreachableError(f'{first}. It was sent again for {RESEND:g} seconds, without an answer, so that whether it was '
+                                           f'run is not known: connect again, and look at its variables before you run it again; its id '
+                                           f'is {request.request_id}')
+            if not sent_again:
+                first, sent_again = str(broke), time.monotonic()
+                yield wire.stream('stderr', f'{broke}. The cell is sent again; it runs once.\n')
+            time.sleep(PAUSE)
+            seen.begin_again()
+        if not isinstance(broke, ConnectionLostError):
+            raise broke
+        yield from self._outcome(request.request_id, seen.messages, str(broke))
+
+    def _may_send_again(self, broke: ERP5Error) -> bool:
+        """Whether something may have been sent, to a site of ours: a stock site would run the cell again."""
+        end = time.monotonic() + RESEND
+        while isinstance(broke, ConnectionLostError) and not self._begins_ids_once and time.monotonic() < end:
+            try:
+                self.status()
+                break
+            except (SiteUnreachableError, NodeUnavailableError):  # there is nobody yet who could say what it is
+                time.sleep(PAUSE)
+            except ERP5Error:
+                break
+        return self._begins_ids_once and isinstance(broke, (ConnectionLostError, NodeUnavailableError, NodeTimeoutError))
+
+    def _messages(self, method: str, form: Mapping[str, str]) -> Iterator[wire.Message]:
+        response = self.client.post(method, form, wire.NDJSON, self.timeout or None if self._streams else None)
+        self._streams = self._streams or streams(response)
+        if form.get('timeout') and not streams(response):
+            yield wire.stream('stderr', f'{self.client.url} ends no cell by itself: it ran without its time limit.\n')
+        message: wire.Message = {'msg_type': ''}
+        for message in self.client.messages(response):
+            if message['msg_type'] == 'error' and message['ename'] == NodeUnavailableError.__name__:
+                self._begins_ids_once = True
+                raise NodeUnavailableError(f"{self.client.url}: {message['evalue']}")
+            yield message
+        if message['msg_type'] != 'execute_reply':
+            raise ConnectionLostError(f'the answer of {self.client.url} ended before the end of the cell')
+
+    def _outcome(self, request_id: str, seen: list[wire.Message], broke: str) -> Iterator[wire.Message]:
+        """The recorded messages of a cell, or those of its run in progress, without the ones that had arrived before."""
+        try:
+            for position, message in enumerate(self.result(request_id)):
+                if position == 0:
+                    yield wire.stream('stderr', f'{broke}. The cell was not sent again; its outcome was asked for.\n')
+                if message not in seen[position:position + 1]:
+                    yield message
+        except ERP5Error as error:
+            failure = SiteUnreachableError(f'{broke}. The cell was not sent again and its outcome is not known ({error}). '
+                                           f'Look at its variables before you run it again; its id is {request_id}')
+        else:
+            return
+        raise failure from None
+
+    def result(self, request_id: str) -> Iterator[wire.Message]:
+        """The messages of an earlier cell of this notebook (without keepalives); UnsupportedError where the site keeps none."""
+        form = {'reference': self.reference, 'request_id': request_id}
+        try:
+            for message in self._messages(RESULT, form):
+                if message['msg_type'] != 'keepalive':
+                    yield message
+        except NotASiteError:
+            failure = UnsupportedError(f'{self.client.url} has no outcome of the cell {request_id}: it keeps none, or the cell '
+                                       'never began there')
+        else:
+            return
+        raise failure from None
