@@ -3,61 +3,89 @@
     form ─► Client.post ══ HTTP ══► site
     wire messages ◄─ Client.messages ◄═ x-ndjson, stock JSON, or anything else (an error of `errors`)
 
-Nothing is ever sent twice, neither here nor by the adapter below; only an authenticator of another package may, after a 401, with
-which nothing has run. No error, repr or log line holds a password, a token, or what is made of them.
+Nothing is ever sent twice, neither here nor by the adapter below; but where nothing was sent, or the answer is a 401, with which nothing
+has run, an authenticator of another package may, and so does `renewal` (see `reconnecting`), once, and to where it says. No error, repr or
+log line holds a password, a token, or what is made of them.
 """
 
-import ast
+import copy
+import http.client
 import json
-import ssl
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
-from urllib.parse import urlencode, urlsplit, urlunsplit
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Protocol
+from urllib.parse import urlencode
 
 import requests
 import urllib3
 import urllib3.exceptions
+from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.util.connection import is_connection_dropped
 
-from . import authentication, wire
-from .errors import (ConnectionLostError, ERP5Error, NodeError, NodeTimeoutError, NodeUnavailableError, NotASiteError, SiteUnreachableError,
-                     TargetError, UnauthorizedError, UnsupportedError, WireError)
+from . import authentication, stock, wire
+from .credentials import Secret
+from .errors import ConnectionLostError, ERP5Error, NodeTimeoutError, SiteUnreachableError, TargetError, UnauthorizedError, WireError
+from .exchanges import EXCERPT, Exchange, Exchanges
+from .octets import OCTETS, Octets, OnBlock, fill
+from .trouble import EXECUTE, Trouble, bare, error_object, shown
 
 if TYPE_CHECKING:
     from .connections import Connection
 
-EXECUTE, CHECK, STATUS = 'Base_executeJupyter', 'Base_checkExistingReference', 'Base_getJupyterStatus'
-EXAMPLE = 'Connect to the URL of an ERP5 site, such as https://host/erp5'
+CHECK, STATUS = 'Base_checkExistingReference', 'Base_getJupyterStatus'
 CONNECT_TIMEOUT, ANSWER_TIMEOUT = 10.0, 30.0   # seconds
-TO_CHECK = {authentication.BASIC: 'the user (--user, ERP5_USER), the password (ERP5_PASSWORD, ERP5_PASSWORD_FILE)',
-            authentication.BEARER: 'the token (ERP5_TOKEN, ERP5_TOKEN_FILE)',
-            authentication.CERTIFICATE: 'the certificate (client_cert, client_key)', '': 'what --auth names'}
+CONNECT = (HTTPConnection.connect.__code__, HTTPSConnection.connect.__code__)
+IDLE = 60.0   # seconds after which a connection is not used again: a machine that slept, or a firewall, may have lost it in silence
+EXCHANGE = 'erp5_exchange'   # an attribute of a response: what is noted of it
 
 
-def shown(url: str) -> str:
-    """The URL without a user, password or query that somebody may have written into it."""
-    parts = urlsplit(url)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition('@')[2], parts.path.rstrip('/'), '', ''))
+class Renewal(Protocol):
+    """Where a site is now, and what it may take instead: another connection, or None."""
+
+    def moved(self) -> 'Connection | None':
+        """Before a new connection is opened."""
+
+    def unreachable(self) -> 'Connection | None':
+        """Nothing answers, and nothing was sent."""
+
+    def refused(self, method: str) -> 'Connection | None':
+        """The answer was 401, and nothing was run."""
 
 
 class Client:
-    """The requests that one user sends to one site. Several threads may share it."""
+    """The requests that one user sends to one site. Several threads may share it; only the main thread's are renewed."""
 
-    def __init__(self, connection: 'Connection') -> None:
-        self.url = shown(connection.url)
-        self.user = connection.user or ''
-        self.auth = connection.auth
-        self._authenticate = authentication.load(connection)
-        self._secrets = [secret.reveal() for secret in (connection.password, connection.token) if secret]
-        self._credentials = ''  # as they went out last
+    def __init__(self, connection: 'Connection', exchanges: Exchanges | None = None) -> None:
+        self.exchanges = Exchanges() if exchanges is None else exchanges
+        self.renewal: Renewal | None = None
+        self.settled = False    # while something may have begun there, so that it must not go elsewhere
+        self._secrets: list[Secret] = []
         self._headers = {'Content-Type': 'application/x-www-form-urlencoded', 'Accept-Encoding': 'identity',
                          'User-Agent': 'ipython_erp5'}
-        self._verify: bool | str = False if connection.insecure else connection.ca_bundle or True
         self._adapter = requests.adapters.HTTPAdapter(max_retries=0)
+        self._used = time.time()   # by the clock on the wall, as others stand still while a machine sleeps
+        self._use(connection)
+
+    def _use(self, connection: 'Connection') -> None:
+        """From now on, this place and these credentials."""
+        self.url, self.user, self.auth = shown(connection.url), connection.user or '', connection.auth
         self._prepared: dict[tuple[str, str], requests.PreparedRequest] = {}
+        self._authenticate = authentication.load(connection)
+        self._secrets = [*self._secrets, *filter(None, (connection.password, connection.token))]
+        self.trouble = Trouble(self.url, self.user, self.auth, self._secrets)
+        self._verify: bool | str = False if connection.insecure else connection.ca_bundle or True
 
     def __repr__(self) -> str:
         return f'{type(self).__name__}({self.url!r}, user={self.user!r})'
+
+    def another(self) -> 'Client':
+        """The same, with connections of its own."""
+        self._renew('moved')
+        client = copy.copy(self)
+        client._adapter = requests.adapters.HTTPAdapter(max_retries=0)
+        return client
 
     def close(self) -> None:
         """Close the idle connections. A later request opens new ones."""
@@ -65,33 +93,87 @@ class Client:
 
     def connected(self) -> bool:
         """Whether the connection of an earlier request is still open: then the same server is at its other end."""
+        if not -1 < time.time() - self._used < IDLE:
+            self.close()
         manager = self._adapter.poolmanager
         idle = [connection for key in manager.pools.keys() for connection in manager.pools[key].pool.queue]
         return any(connection is not None and not is_connection_dropped(connection) for connection in idle)
 
+    def sends_nothing_yet(self, frame: FrameType | None) -> bool:
+        """Whether this frame is of code that opens a connection for a request of which nothing was sent before either."""
+        while frame is not None and frame.f_code not in CONNECT:
+            frame = frame.f_back
+        return frame is not None and not self.settled
+
     # ------------------------------------------------------------ asking
     def post(self, method: str, form: Mapping[str, str], accept: str = '*/*',
-             timeout: float | None = ANSWER_TIMEOUT) -> requests.Response:
-        """One POST, sent at most once; the answer's body is not read yet. `timeout`: seconds of silence.
+             timeout: float | None = ANSWER_TIMEOUT, octets: Octets | None = None) -> requests.Response:
+        """One POST, sent at most once; the answer's body is not read yet. `timeout`: seconds of silence. With `octets` these are the
+        body, and the form is the query.
 
         Raises SiteUnreachableError if nothing was sent, ConnectionLostError or NodeTimeoutError if something may have been.
         """
+        body = self._encoded(form) if octets is None else octets
+        if not self.connected():
+            self._renew('moved')
+        try:
+            response = self._sent(method, form, body, accept, timeout)
+        except SiteUnreachableError as error:
+            if type(error) is not SiteUnreachableError or not self._renew('unreachable'):
+                raise
+        else:
+            if response.status_code != 401 or not self._renewed(response, method):
+                return response
+        return self._sent(method, form, body, accept, timeout)
+
+    def _renewed(self, response: requests.Response, method: str) -> bool:
+        """Whether there are other credentials; then nobody needs the answer."""
+        try:
+            renewed = self._renew('refused', method)
+        except BaseException:
+            response.close()
+            raise
+        if renewed:
+            self._body(response)
+        return renewed
+
+    def _renew(self, event: str, *what: str) -> bool:
+        """Whether there is another place, or other credentials, to which the request goes from now on."""
+        if self.renewal is None or self.settled or threading.current_thread() is not threading.main_thread():
+            return False
+        connection = getattr(self.renewal, event)(*what)
+        if connection is not None:
+            self._use(connection)
+        return connection is not None
+
+    def _sent(self, method: str, form: Mapping[str, str], body: bytes | Octets, accept: str,
+              timeout: float | None) -> requests.Response:
         request = self._request(method, accept)
-        request.body = self._encoded(form)
-        request.headers['Content-Length'] = str(len(request.body))
+        request.body = body  # type: ignore[assignment]
+        if isinstance(body, Octets):
+            request.url = f'{request.url}?{urlencode(form)}'
+            request.headers['Content-Type'] = OCTETS
+        request.headers['Content-Length'] = str(len(body))
         request = self._authenticated(request)
         options: dict[str, Any] = {'stream': True, 'timeout': urllib3.Timeout(connect=CONNECT_TIMEOUT, read=timeout),
                                    'verify': self._verify, 'cert': getattr(self._authenticate, 'cert', None)}
+        exchange = self.exchanges.begin(f'{self.url}/{method}', form)
+        self._used = time.time()
         try:   # the adapter itself: no redirect is followed, and no proxy, netrc or cookie of the environment gets in
-            response = self._adapter.send(request, **options)
-            return self._heard(request, response, options)
-        except ERP5Error:   # some are an OSError
-            raise
+            response = self._heard(request, self._adapter.send(request, **options), options)
+            exchange.answer(response.status_code, response.headers.get('Content-Type', ''))
+            setattr(response, EXCHANGE, exchange)
+            return response
+        except ERP5Error as error:   # some are an OSError
+            failure: BaseException = error
         except requests.exceptions.RequestException as error:
-            failure = self._failure(error, timeout)
+            failure = self.trouble.failure(error, timeout)
         except OSError as error:
             failure = TargetError(f'the CA bundle cannot be used: {error}')
-        raise failure from None
+        except BaseException as error:
+            failure = error
+        exchange.end(type(failure).__name__)
+        raise bare(failure) from None
 
     def _request(self, method: str, accept: str) -> requests.PreparedRequest:
         """A copy of the prepared request: preparing one costs as much as Zope's traversal."""
@@ -111,7 +193,8 @@ class Client:
             raise
         except Exception as error:  # of another package; its text may hold a secret that is not known here
             raise UnauthorizedError(f'the authentication {self.auth!r} failed before anything was sent: {type(error).__name__}') from None
-        self._credentials = str(authenticated.headers.get('Authorization') or '').rpartition(' ')[2]
+        went_out = Secret(str(authenticated.headers.get('Authorization') or '').rpartition(' ')[2])
+        self.trouble.secrets = [*self._secrets, went_out]
         return authenticated
 
     def _heard(self, request: requests.PreparedRequest, response: requests.Response, options: dict[str, Any]) -> requests.Response:
@@ -143,11 +226,11 @@ class Client:
         body = self._body(response)
         if response.status_code == 404:
             return error_object(body)
-        self._refuse(response, body)
+        self.trouble.refuse(response, body)
         try:
             return json.loads(body)
         except ValueError:
-            raise self._not_a_site(f'a JSON answer of {method}', body) from None
+            raise self.trouble.not_a_site(f'a JSON answer of {method}', body) from None
 
     def exists(self, reference: str) -> bool:
         """Whether the user has a notebook of this reference: the question that also probes the site and the password.
@@ -158,21 +241,54 @@ class Client:
         body = self._body(response)
         if response.status_code == 404:
             return reference in [row['reference'] for row in self.notebooks()]
-        self._refuse(response, body)
+        self.trouble.refuse(response, body)
         if body.strip() in (b'', b'False', b'True'):
             return body.strip() == b'True'
-        raise self._not_a_site(f'True or nothing from {CHECK}', body)
+        raise self.trouble.not_a_site(f'True or nothing from {CHECK}', body)
+
+    def refuses(self, reference: str) -> bool:
+        """Whether the site answers 401: it does not know the user, or not by this password, or the user may do nothing there."""
+        response = self.post(CHECK, {'reference': reference})
+        self._body(response)
+        self.close()
+        return response.status_code == 401
 
     def notebooks(self) -> list[dict[str, Any]]:
         """The notebooks that the user may use: `reference`, `title`; of a node also `owner`, `shared_with` (names) and `lines`."""
         response = self.post(EXECUTE, {'request_reference': 'True'}, 'application/json')
         body = self._body(response)
-        self._refuse(response, body)
+        self.trouble.refuse(response, body)
         try:   # the list is Python's repr, or JSON; null, true and false are in neither of the keys that matter
-            rows = ast.literal_eval(body.decode() or '[]') if not body.startswith(b'[{"') else json.loads(body)
+            rows = stock.literal(body.decode() or '[]') if not body.startswith(b'[{"') else json.loads(body)
             return [{**row, 'reference': str(row['reference'])} for row in rows]
         except (ValueError, SyntaxError, TypeError, KeyError):
-            raise self._not_a_site('a list of notebooks', body) from None
+            raise self.trouble.not_a_site('a list of notebooks', body) from None
+
+    # ------------------------------------------------------------ large buffers
+    def put(self, method: str, query: Mapping[str, str], octets: Octets) -> None:
+        """UnsupportedError where the site does not have the method; NodeError, NodeUnavailableError with what it has against it."""
+        response = self.post(method, query, 'application/json', octets=octets)
+        self.trouble.refuse_octets(method, response, self._body(response))
+
+    def fetch(self, method: str, form: Mapping[str, str], views: Sequence[memoryview], on_block: OnBlock) -> None:
+        """The bytes that the site answers, straight into views of bytes, which they have to fill."""
+        response = self.post(method, form, OCTETS)
+        size = str(sum(map(len, views)))
+        if response.status_code != 200 or response.headers.get('Content-Length') != size:
+            body = self._body(response)
+            self.trouble.refuse_octets(method, response, body)
+            raise self.trouble.not_a_site(f'{size} bytes of large values', body)
+        with response:
+            try:   # urllib3 would copy each block twice
+                fill(views, response.raw._original_response, on_block)
+                response.raw.release_conn()
+            except TimeoutError:
+                failure: ERP5Error = NodeTimeoutError(f'{self.url} sent nothing for {ANSWER_TIMEOUT:g} seconds')
+            except (http.client.HTTPException, EOFError, OSError) as error:
+                failure = self.trouble.failure(error, None)
+            else:
+                return
+        raise failure from None
 
     # ------------------------------------------------------------ answers
     def messages(self, response: requests.Response) -> Iterator[wire.Message]:
@@ -181,20 +297,20 @@ class Client:
             if response.status_code == 200 and streams(response):
                 yield from (wire.decode(line) for line in lines(self._chunks(response)))
             else:
-                yield from wire.stock_messages(self._stock(response))
+                yield from stock.messages(self._stock(response))
         finally:
             response.close()
 
     def _stock(self, response: requests.Response) -> dict[str, Any]:
         """The JSON object of a stock site. Its Content-Type says nothing (Zope guesses), so the content decides."""
         body = self._body(response)
-        self._refuse(response, body)
+        self.trouble.refuse(response, body)
         try:
             answer = json.loads(body)
         except ValueError:
             answer = None
         if not isinstance(answer, dict) or not answer.keys() & {'status', 'code_result'}:
-            raise self._not_a_site('the answer to a cell', body)
+            raise self.trouble.not_a_site('the answer to a cell', body)
         return answer
 
     def _body(self, response: requests.Response) -> bytes:
@@ -203,75 +319,25 @@ class Client:
 
     def _chunks(self, response: requests.Response) -> Iterator[bytes]:
         """The body in the pieces in which it arrives."""
-        raw = response.raw
+        raw, exchange = response.raw, getattr(response, EXCHANGE)
         try:
-            if raw.chunked:
-                yield from raw.read_chunked()
-            else:
-                yield from iter(raw.read1, b'')
+            for piece in raw.read_chunked() if raw.chunked else iter(raw.read1, b''):
+                self._noted(exchange, piece)
+                yield piece
         except (urllib3.exceptions.HTTPError, OSError) as error:
-            failure = self._failure(error, None)
+            failure = self.trouble.failure(error, None)
+            exchange.end(type(failure).__name__)
         else:
             return
+        finally:
+            self._used = time.time()
+            exchange.end()
         raise failure from None
 
-    # ------------------------------------------------------------ what may go wrong
-    def _failure(self, error: Exception, timeout: float | None) -> ERP5Error:
-        reason = getattr(next(iter(error.args), None), 'reason', None) or error
-        cause = next(iter(getattr(reason, 'args', ())), None)
-        if isinstance(error, (requests.exceptions.ReadTimeout, urllib3.exceptions.ReadTimeoutError)):
-            return NodeTimeoutError(f'{self.url} said nothing for {timeout or "too many"} seconds. '
-                                    'A cell on its way may still run there: look at %erp5_status before you run it again')
-        if isinstance(cause, ssl.SSLCertVerificationError):
-            return SiteUnreachableError(f'the certificate of {self.url} cannot be verified: {cause.verify_message}. '
-                                        'Name the authority with --ca-bundle FILE. Nothing was sent')
-        if isinstance(reason, (urllib3.exceptions.NewConnectionError, urllib3.exceptions.ConnectTimeoutError)):
-            return SiteUnreachableError(f'nothing answers at {self.url}: {root(error)}. Nothing was sent; '
-                                        'check the URL, and that the site runs')
-        return ConnectionLostError(f'the connection to {self.url} broke: {self._clean(root(error))}')
-
-    def _refuse(self, response: requests.Response, body: bytes) -> None:
-        """Raise what the status or one of a stock site's plain strings says; pass what may be an answer."""
-        status, text = response.status_code, body.decode('utf-8', 'replace').strip()
-        told = error_object(body) if status == 403 else None
-        if told is not None:
-            raise UnauthorizedError(self._clean(str(told['error'])))
-        if status in (401, 403) or text == wire.UNAUTHORIZED:
-            raise UnauthorizedError(f'{self.url} does not let {self.user or "an anonymous user"!r} run code (HTTP {status}): '
-                                    f'check {TO_CHECK.get(self.auth, TO_CHECK[""])} and the roles of the user')
-        if text == wire.DISABLED:
-            raise UnsupportedError(f'{self.url} does not run notebooks: {text}. Its administrator can enable that')
-        if text == wire.NO_REFERENCE:
-            raise TargetError(f'{self.url} needs a reference for the notebook: %erp5_connect --reference NAME')
-        if 300 <= status < 400:
-            raise NotASiteError(f'{self.url} points elsewhere, which is not followed: connect to the right URL, '
-                                f'{self._clean(shown(response.headers.get("Location", "")))}')
-        if status == 404:
-            raise NotASiteError(f'expected an ERP5 site at {self.url}: it has no {EXECUTE} (HTTP 404). {EXAMPLE}')
-        if status in (502, 503, 504):
-            raise NodeUnavailableError(f'{self.url} answered HTTP {status}: no node, or no database, is there at the moment')
-        if status >= 400:
-            raise NodeError(f'{self.url} answered HTTP {status} with {self._clean(wire.excerpt(body))}. '
-                            'If this was a cell, it may have been run: it is not sent again')
-
-    def _not_a_site(self, expected: str, body: bytes) -> NotASiteError:
-        came = self._clean(wire.excerpt(body)) if body else 'nothing'
-        return NotASiteError(f'expected {expected} from {self.url}, got {came}. {EXAMPLE}')
-
-    def _clean(self, text: str) -> str:
-        """A bad server may say back what it was told."""
-        for secret in filter(None, (*self._secrets, self._credentials)):
-            text = text.replace(secret, '…')
-        return text
-
-
-def error_object(body: bytes) -> dict[str, Any] | None:
-    """The JSON object with an `error` with which a node says that what was asked about is not there; None for any other 404."""
-    try:
-        answer = json.loads(body)
-    except ValueError:
-        return None
-    return answer if isinstance(answer, dict) and 'error' in answer else None
+    def _noted(self, exchange: Exchange, piece: bytes) -> None:
+        if not exchange.received and not piece.lstrip().startswith((b'{', b'[')):
+            exchange.excerpt = self.trouble.clean(wire.excerpt(piece[:EXCERPT]))
+        exchange.received += len(piece)
 
 
 def streams(response: requests.Response) -> bool:
@@ -290,12 +356,3 @@ def lines(chunks: Iterator[bytes]) -> Iterator[bytes]:
             parts = [rest]
     if b''.join(parts).strip():
         raise ConnectionLostError('the answer broke off in the middle of a message')
-
-
-def root(error: BaseException) -> str:
-    """The innermost reason in requests' and urllib3's nested exceptions, without their addresses of objects."""
-    inner = next((part for part in (getattr(error, 'reason', None), *error.args) if isinstance(part, BaseException)), None)
-    if inner is not None:
-        return root(inner)
-    text = str(getattr(error, 'strerror', None) or error)
-    return text.rpartition('>: ')[2].rpartition('): ')[2] or type(error).__name__

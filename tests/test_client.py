@@ -22,10 +22,11 @@ from scripted_site import (END, HANG_UP, NOT_FOUND, NOTHING, STREAM, Site, chunk
 
 from ipython_erp5 import errors, wire
 from ipython_erp5 import delivery
-from ipython_erp5.client import Client, error_object, lines, root, shown
+from ipython_erp5.client import Client, lines
 from ipython_erp5.connections import Connection
 from ipython_erp5.credentials import Secret
 from ipython_erp5.session import Session, open_session
+from ipython_erp5.trouble import error_object, root, shown
 
 PASSWORD = 'pässwörd+/=%&?'
 TOKEN = base64.b64encode(f'ana:{PASSWORD}'.encode()).decode()
@@ -189,7 +190,7 @@ def test_another_answer_is_one_clear_error_and_one_request(answer: bytes, kind: 
     with site(Base_executeJupyter=[[answer]]) as served:
         with pytest.raises(kind, match=text) as caught:
             session(served).execute('1')
-    assert len(served.received) == 1
+    assert served.count('Base_executeJupyter') == 1   # after a 401 it is asked whether that was about the password
     assert_no_secret(''.join(traceback.format_exception(caught.value)))
 
 
@@ -417,7 +418,7 @@ def test_why_a_value_does_not_travel() -> None:
 
 def test_a_stock_site_sends_no_values() -> None:
     with site(Base_executeJupyter=[[http(V4)]]) as served:
-        with pytest.raises(errors.UnsupportedError, match='cannot send values'):
+        with pytest.raises(errors.SerializationError, match="x cannot be sent: a stock ERP5 site sends only plain values.* 'hello'"):
             session(served).pull('x')
 
 
@@ -447,7 +448,7 @@ def test_ctrl_c_goes_to_the_cell_and_its_end_is_waited_for() -> None:
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_the_second_ctrl_c_ends_the_waiting_and_says_so() -> None:
+def test_the_second_ctrl_c_ends_the_waiting_where_the_first_one_could_not_be_passed_on() -> None:
     answer = [STREAM + told(wire.stream('stdout', '.'), wire.stream('stdout', '.')), 5.0]
     with site(Base_executeJupyter=[answer]) as served:
         with pytest.raises(KeyboardInterrupt, match='stopped waiting; the cell .* may still run'):
@@ -460,12 +461,13 @@ def test_that_a_site_cannot_interrupt_is_said_at_once() -> None:
 
     def on_message(message: wire.Message) -> None:
         press_ctrl_c(message)
-        if message.get('name') == 'stderr':
-            assert 'Not interrupted' in message['text'] and 'Interrupt again' in message['text']
+        if 'Not interrupted' in message.get('text', ''):
+            assert 'Interrupt again' in message['text']
             said.set()
 
     with site(Base_executeJupyter=[[STREAM + told(wire.stream('stdout', '.')), said, told(ok()) + END]]) as served:
-        session(served).execute('1', on_message=on_message)
+        with pytest.raises(KeyboardInterrupt, match='had come to its end before it could be interrupted; its changes are committed'):
+            session(served).execute('1', on_message=on_message)
     assert said.is_set()
 
 
