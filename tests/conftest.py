@@ -21,7 +21,7 @@ from ipython_erp5.session import Session
 
 START = 60.0  # seconds
 LONG = ('test_cluster', 'test_thirty_cells', 'test_programs', 'test_fuzz', 'test_packing', 'test_nodes', 'test_node', 'test_package',
-        'test_archive', 'test_interrupts', 'test_processes', 'test_pool')
+        'test_archive', 'test_interrupts', 'test_jupyterlab', 'test_everywhere', 'test_processes', 'test_pool')
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -46,7 +46,14 @@ OPTIONS = ['--no-browser', '--allow-root', '--ServerApp.ip=127.0.0.1', '--Server
            '--ServerApp.jpserver_extensions={"jupyter_lsp": False}']
 # The only page that is visited is our own: containers seldom allow the sandbox, and have little /dev/shm.
 FLAGS = ['--headless=new', '--no-sandbox', '--disable-dev-shm-usage', '--disable-gpu', '--no-first-run', '--disable-background-networking',
-         '--disable-component-update', '--no-proxy-server', '--window-size=1280,900', '--lang=en']
+         '--disable-component-update', '--no-proxy-server', '--window-size=1280,1100', '--lang=en']
+
+# A cell that is run before this may be forgotten by JupyterLab.
+READY = """
+const {context, sessionContext} = window.jupyterapp.shell.currentWidget ?? {};
+const kernel = sessionContext?.session?.kernel;
+return Boolean(context?.isReady && sessionContext.isReady && kernel?.connectionStatus === 'connected' && kernel.status === 'idle');
+"""
 
 
 # ---------------------------------------------------------------- JupyterLab
@@ -159,15 +166,20 @@ class Book:
     def cell(self, number: int) -> WebElement:
         return self.browser.find_elements(By.CSS_SELECTOR, '.jp-Notebook .jp-CodeCell')[number]
 
-    def click(self, number: int) -> None:
+    def edit(self, number: int) -> None:
+        """With the cursor at its end."""
         self.cell(number).find_element(By.CSS_SELECTOR, '.cm-content').click()
+        self.press_control(Keys.END)
 
     def press(self, *keys: str) -> None:
         webdriver.ActionChains(self.browser).send_keys(*keys).perform()
 
+    def press_control(self, key: str) -> None:
+        webdriver.ActionChains(self.browser).key_down(Keys.CONTROL).send_keys(key).key_up(Keys.CONTROL).perform()
+
     def begin(self, number: int) -> None:
-        self.click(number)
-        webdriver.ActionChains(self.browser).key_down(Keys.CONTROL).send_keys(Keys.ENTER).key_up(Keys.CONTROL).perform()
+        self.edit(number)
+        self.press_control(Keys.ENTER)
         self.wait(lambda: self.prompt(number) != '[ ]:', f'cell {number} to begin')
 
     def run(self, number: int) -> str:
@@ -187,6 +199,13 @@ class Book:
 
     def outputs(self, number: int) -> list[WebElement]:
         return self.cell(number).find_elements(By.CSS_SELECTOR, '.jp-OutputArea-output')
+
+    def source(self, number: int) -> str:
+        return '\n'.join(line.text for line in self.cell(number).find_elements(By.CSS_SELECTOR, '.cm-line'))
+
+    def offered(self) -> list[str]:
+        """What may be chosen after Tab."""
+        return [item.text for item in self.browser.find_elements(By.CSS_SELECTOR, '.jp-Completer .jp-Completer-match') if item.text]
 
     def button(self, name: str) -> None:
         """Press one of the notebook's toolbar."""
@@ -223,9 +242,9 @@ def opened(lab: Lab, browser: webdriver.Chrome, screenshots: Path, request: pyte
         browser.get(f'{lab.url}lab/tree/{name}.ipynb?reset&token={lab.token}')
         book = Book(browser, screenshots, name)
         book.wait(lambda: len(browser.find_elements(By.CSS_SELECTOR, '.jp-Notebook .jp-CodeCell')) == len(cells), 'the cells')
-        book.wait(lambda: browser.find_elements(By.CSS_SELECTOR, '.jp-Notebook-ExecutionIndicator[data-status="idle"]'), 'the kernel')
+        book.wait(lambda: browser.execute_script(READY), 'the kernel')
         assert book.run(0) == ''
-        assert f"reference '{name}' (new)" in book.run(1)
+        assert f"reference '{name}' (new" in book.run(1)
         return book
 
     yield open_book
@@ -264,15 +283,19 @@ def test_an_error_looks_like_any_error(opened: Callable[..., Book]) -> None:
 
 def test_output_arrives_while_the_cell_runs(opened: Callable[..., Book], tmp_path: Path) -> None:
     go_on = tmp_path / 'go on'
-    book = opened('# erp5\nimport pathlib, time\nprint("has begun")\n'
-                  f'while not pathlib.Path({str(go_on)!r}).exists():\n    time.sleep(.02)\nprint("goes on")')
-    book.begin(2)
-    book.wait(lambda: 'has begun' in book.shown(2), 'the first line')
-    assert book.busy(2) and 'goes on' not in book.shown(2)
+    book = opened('# erp5\nimport pathlib, time',
+                  f'# erp5\nprint("has begun")\nwhile not pathlib.Path({str(go_on)!r}).exists():\n    time.sleep(.02)\nprint("goes on")')
+    assert 'pathlib, time' in book.run(2)
+    book.begin(3)
+    book.wait(lambda: book.shown(3) == 'has begun', 'the first line')
+    assert book.busy(3)
     book.photograph('running')
+    book.wait(lambda: 'stop it with the stop button' in book.shown(3), 'the line that tells of its progress')
+    assert book.busy(3)
+    book.photograph('running for long')
     go_on.touch()
-    book.wait(lambda: not book.busy(2), 'the end of the cell')
-    assert book.shown(2).endswith('has begun\ngoes on')
+    book.wait(lambda: not book.busy(3), 'the end of the cell')
+    book.wait(lambda: book.shown(3).strip() == 'has begun\ngoes on', 'the line to go')
     book.photograph('ended')
 
 
@@ -287,3 +310,17 @@ def test_the_interrupt_button_stops_the_cell(opened: Callable[..., Book]) -> Non
     book.photograph('stopped')
     assert book.run(3) == '42'
     book.photograph('next')
+
+
+def test_tab_completes_a_remote_name(opened: Callable[..., Book]) -> None:
+    """The names are in no cell, where JupyterLab would find them by itself."""
+    book = opened('# erp5\nfor drink in ["coffee", "tea"]:\n    globals()["prices_" + "of_" + drink] = len(drink)', '# erp5\nprices')
+    assert book.run(2) == ''
+    book.edit(3)
+    book.press(Keys.TAB)
+    book.wait(lambda: book.offered() == ['prices_of_coffee', 'prices_of_tea'], 'both names')
+    book.photograph('offered')
+    book.press(Keys.DOWN, Keys.ENTER)
+    book.wait(lambda: book.source(3) == '# erp5\nprices_of_tea', 'the name in the cell')
+    book.photograph('completed')
+    assert book.run(3) == '3'

@@ -4,7 +4,7 @@
            ├─► a kernel through nbclient                                      ─┼─► what is shown
            └─► the same two, without %load_ext: a startup profile does it     ─┘
 
-Also: what stops papermill and nbclient, what wrong input says, `ipython -c`, Ctrl-C, and Python without IPython.
+Also: what wrong input says, and Ctrl-C. Where nobody types: `test_everywhere.py`; a browser: `test_jupyterlab.py`.
 """
 
 import re
@@ -15,15 +15,12 @@ from pathlib import Path
 
 import nbclient
 import nbformat
-import papermill
 import pexpect
 import pytest
 from conftest import Node
 from jupyter_client.manager import start_new_kernel
 from scripted_site import http, site
 
-import ipython_erp5
-from ipython_erp5 import errors
 
 pytestmark = pytest.mark.filterwarnings('ignore:Kernel is running over TCP')
 
@@ -36,7 +33,7 @@ CODES = r'(?:\x1b\[[0-?]*[@-~])*'  # colours and cursor movements
 STEPS = [
     ('%erp5_status', r'Not connected: %erp5_connect'),
     ('%erp5_connect --reference {reference} --title "All kinds" --serializer dill',
-     r"Connected: admin@127\.0\.0\.1:\d+/erp5, reference '{reference}' \(new\), serializer dill"),
+     r"Connected: admin@127\.0\.0\.1:\d+/erp5, reference '{reference}' \(new\b.*\), serializer dill"),
     ('%%erp5\nx = 6\nx * 7', r'Out\[\d+\]: 42'),
     ('_', r'Out\[\d+\]: 42'),
     ('# erp5\nfor i in range(2):\n    print("line", i)', 'line 0\nline 1'),
@@ -77,7 +74,9 @@ class Terminal:
         self.wait()
 
     def wait(self) -> str:
-        self.child.expect(rf'In \[{CODES}{self.number}{CODES}\]: ')
+        """Until the next prompt. The first releases of IPython 9 count a cell twice whose marker is a SyntaxError."""
+        self.child.expect(rf'In \[{CODES}({self.number}|{self.number + 1}){CODES}\]: ')
+        self.number = int(self.child.match[1])
         return plain(str(self.child.before))
 
     def type(self, source: str) -> str:
@@ -186,12 +185,6 @@ def test_a_profile_gives_the_defaults(profile: dict[str, str]) -> None:
         kernel.close()
 
 
-def test_ipython_with_a_command(profile: dict[str, str]) -> None:
-    output, status = pexpect.run(f'{sys.executable} -m IPython -c "# erp5\nprint(6 * 7)"', env=profile, withexitstatus=True, timeout=60)
-    assert status == 0
-    assert "reference 'from the profile'" in output.decode() and '42' in output.decode().split()
-
-
 # ---------------------------------------------------------------- Ctrl-C
 def test_ctrl_c_in_a_terminal(environment: dict[str, str]) -> None:
     terminal = Terminal(environment)
@@ -227,36 +220,6 @@ def test_interrupting_a_kernel(environment: dict[str, str]) -> None:
     finally:
         client.stop_channels()
         manager.shutdown_kernel(now=True)
-
-
-# ---------------------------------------------------------------- programs that run notebooks
-STOPPING = [LOAD, '# erp5\nclass TooSmall(ValueError): pass', '# erp5\nraise TooSmall("3 < 10")', '# erp5\nnever = 1']
-
-
-def book(*sources: str) -> nbformat.NotebookNode:
-    made = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in sources])
-    made.metadata.kernelspec = {'name': 'python3', 'display_name': 'Python 3', 'language': 'python'}
-    return made
-
-
-def test_nbclient_stops_at_a_remote_error(environment: dict[str, str]) -> None:
-    notebook = book(*STOPPING)
-    with pytest.raises(nbclient.exceptions.CellExecutionError, match='3 < 10') as caught:
-        nbclient.NotebookClient(notebook, timeout=60).execute(env=environment)
-    assert (caught.value.ename, caught.value.evalue) == ('TooSmall', '3 < 10')
-    assert notebook.cells[3].execution_count is None
-
-
-def test_papermill_stops_at_a_remote_error(environment: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    nbformat.write(book(*STOPPING), tmp_path / 'in.ipynb')
-    with pytest.raises(papermill.PapermillExecutionError) as caught:
-        papermill.execute_notebook(str(tmp_path / 'in.ipynb'), str(tmp_path / 'out.ipynb'), progress_bar=False)
-    assert (caught.value.ename, caught.value.evalue) == ('TooSmall', '3 < 10')
-    assert 'ipython_erp5/' not in plain(str(caught.value))
-    last = nbformat.read(tmp_path / 'out.ipynb', 4).cells[-1]
-    assert last.source == '# erp5\nnever = 1' and last.execution_count is None
 
 
 # ---------------------------------------------------------------- wrong input
@@ -341,18 +304,3 @@ def test_a_reference_with_odd_characters(kernel: Kernel) -> None:
 
 def test_a_cell_of_two_megabytes(kernel: Kernel) -> None:
     assert kernel.type(f'# erp5\nlen("{"x" * 2_000_000}")').endswith(': 2000000\n')
-
-
-# ---------------------------------------------------------------- without IPython
-def test_python_alone(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv('ERP5_PASSWORD', node.password)
-    monkeypatch.setenv('ERP5_USER', node.user)
-    with ipython_erp5.connect(node.url, reference='python alone') as session:
-        reply = session.execute('x = [1, 2]\nprint("there")\nx')
-        assert (reply.text, reply.result) == ('there\n', {'text/plain': '[1, 2]'})
-        assert session.pull('x') == [1, 2]
-        assert [variable['name'] for variable in session.variables()] == ['x']
-        with pytest.raises(errors.RemoteError, match='division by zero') as caught:
-            session.execute('1 / 0')
-        assert type(caught.value).__name__ == 'ZeroDivisionError'
-        assert session.execute('x').result == {'text/plain': '[1, 2]'}
