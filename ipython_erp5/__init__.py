@@ -26,10 +26,12 @@ def connect(url: str | None = None, *, user: str | None = None, password: str | 
     are, see `authentication`. Raises TargetError, SiteUnreachableError, NotASiteError or UnauthorizedError.
     """
     from . import connections
+    from .credentials import Secret, ask
     from .session import open_session
-    connection = connections.resolve(url, user=user, password=password, reference=reference, title=title, serializer=serializer,
-                                     ca_bundle=ca_bundle, insecure=insecure, auth=auth)
-    session = open_session(connection, trusted=trusted)
+    hidden, password = Secret(password or ''), None    # tracebacks may show what variables hold
+    connection = connections.resolve(url, user=user, password=hidden, reference=reference, title=title, serializer=serializer,
+                                     ca_bundle=ca_bundle, insecure=insecure, auth=auth, ask=ask)
+    session = open_session(connection, trusted=trusted, ask=ask)
     session.check()
     return session
 

@@ -41,6 +41,8 @@ Authenticator = Callable[[Any], Any]
 class Header:
     """The same header with every request."""
 
+    __slots__ = ('scheme', '_credentials')   # no `__dict__` that would show it
+
     def __init__(self, scheme: str, credentials: str) -> None:
         self.scheme, self._credentials = scheme, credentials
 

@@ -8,6 +8,7 @@
     export, import    a notebook into one file, and out of one; 1 if nothing was done
     verify   a line for each notebook, and one for each fault               0, or 1 if there are faults
     user     add, remove and list the users of the site, change a password       0
+    convert  a notebook of ERP5's own kernel for the standard kernel             0, or 1 and there is no file
 
 Two starts at a time end with one node: a lock, DIR/start.lock, lets the second wait for the first.
 """
@@ -31,6 +32,7 @@ from traitlets.config import Application
 from . import __version__, local_node
 from .accounts import User
 from .command import NAME, Command
+from .converting import Convert
 from .errors import ERP5Error, NodeError
 from .local_node import Node
 from .upkeep import Export, Import, Pack, Verify
@@ -148,13 +150,13 @@ class Status(Command):
         return NOTHING_RUNS if node is None else 0
 
 
-COMMANDS = (Serve, Start, Stop, Status, Pack, User, Export, Import, Verify)
+COMMANDS = (Serve, Start, Stop, Status, Pack, User, Export, Import, Verify, Convert)
 
 
 class NodeManager(Application):
     name = NAME
     version = __version__
-    description = 'A node of an ERP5-like cluster for IPython: serve, start, stop, status, pack, user, export, import, verify.'
+    description = 'A node of an ERP5-like cluster for IPython: serve, start, stop, status, pack, user, export, import, verify, convert.'
 
     # Made by functions: traitlets makes a class a singleton, and then `main` could run only once in a process.
     subcommands = {cls.__name__.lower(): (functools.partial(lambda cls, parent: cls(parent=parent), cls), cls.description)

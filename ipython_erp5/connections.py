@@ -31,7 +31,7 @@ from . import local_node
 from .authentication import BASIC, BEARER
 from .credentials import Ask, Secret, Site, client_files, find_token, find_user, known_user, password_for
 from .errors import TargetError, did_you_mean
-from .settings import connections_file, read_sections
+from .settings import Section, connections_file, read_sections
 
 DEFAULT, EMBEDDED = 'default', 'embedded'
 KEYS = ('url', 'user', 'password', 'reference', 'title', 'serializer', 'ca_bundle', 'auth', 'token', 'client_cert', 'client_key')
@@ -43,6 +43,7 @@ class Connection:
     """What a client needs. `ca_bundle`: a path, '' for the usual authorities; `trusted`: the site is on this machine.
 
     `auth`: a name that `authentication` knows; `password`, `token`, `client_cert` and `client_key` (paths) are what it may need.
+    `data_dir`: of the embedded node, '' for another site.
     """
 
     name: str
@@ -60,10 +61,11 @@ class Connection:
     token: Secret = Secret('')
     client_cert: str = ''
     client_key: str = ''
+    data_dir: str = ''
 
 
 def resolve(target: str | None = None, *, user: str | None = None, reference: str | None = None, title: str | None = None,
-            serializer: str | None = None, ca_bundle: str | None = None, insecure: bool = False, password: str | None = None,
+            serializer: str | None = None, ca_bundle: str | None = None, insecure: bool = False, password: str | Secret | None = None,
             auth: str | None = None, ask: Ask | None = None, notebook_name: str = '') -> Connection:
     """The connection to `target`: a URL, a configured name, or None for the default connection, else the embedded node.
 
@@ -76,12 +78,17 @@ def resolve(target: str | None = None, *, user: str | None = None, reference: st
     auth = BASIC if site.embedded else auth or known.get('auth') or BASIC
     user = user or (find_user(site) if auth == BASIC else known_user(site))
     return Connection(
-        name=site.name, url=site.url, user=user, password=Secret(password or password_for(auth, site, user, ask)),
+        name=site.name, url=site.url, user=user, password=secret(password) or Secret(password_for(auth, site, user, ask)),
         auth=auth, token=Secret(find_token(site) if auth == BEARER else ''), **client_files(site, auth),
         reference=reference or os.environ.get('ERP5_REFERENCE') or known.get('reference') or made_reference(user, notebook_name),
         title=title or known.get('title', ''), serializer=serializer or known.get('serializer', ''),
         ca_bundle=existing(own_certificate(site) or ca_bundle or known.get('ca_bundle') or os.environ.get('REQUESTS_CA_BUNDLE', '')),
-        insecure=insecure, trusted=is_loopback(site.url), embedded=site.embedded)
+        insecure=insecure, trusted=is_loopback(site.url), embedded=site.embedded,
+        data_dir=known.get('data_dir', '') if site.embedded else '')
+
+
+def secret(password: str | Secret | None) -> Secret:
+    return password if isinstance(password, Secret) else Secret(password or '')
 
 
 # ---------------------------------------------------------------- which site
@@ -103,6 +110,13 @@ def site_at(url: str, sections: Mapping[str, Mapping[str, str]]) -> Site:
     """A site by its URL; a section with the same URL says the rest."""
     same = next((name for name, settings in sections.items() if is_url_of(settings.get('url', ''), url)), None)
     return configured(same, sections[same]) if same else Site(urlsplit(url).netloc, url, {}, environment_is_for(url))
+
+
+def site_again(connection: Connection) -> Site:
+    """The site of a connection, with what is configured for it now."""
+    sections = read_sections(connections_file())
+    same = sections.get(connection.name, Section())
+    return configured(connection.name, same) if is_url_of(same.get('url', ''), connection.url) else site_at(connection.url, sections)
 
 
 def is_url_of(text: str, url: str) -> bool:
@@ -128,7 +142,7 @@ def configured(name: str, settings: Mapping[str, str]) -> Site:
 def embedded_site() -> Site:
     """The embedded node, started if none runs. The environment's user and password are for a site that was named."""
     node = local_node.embedded()
-    known = {'user': node.user, 'password': node.password(), 'ca_bundle': node.ca_bundle}
+    known = Section(user=node.user, password=node.password(), ca_bundle=node.ca_bundle, data_dir=str(node.data_dir))
     return Site(EMBEDDED, node.url, known, environment=False, embedded=True)
 
 
@@ -191,7 +205,7 @@ def is_loopback(url: str) -> bool:
 def refuse_plain(url: str, insecure: bool) -> None:
     if url.startswith('http://') and not insecure and not is_loopback(url):
         raise TargetError(f'{url} is not encrypted, and everybody on the way could read the password: write https://, or '
-                          f'--insecure if the network is yours')
+                          f'--insecure (or `%config ERP5Magics.insecure = True`) if the network is yours')
 
 
 # ---------------------------------------------------------------- the rest
@@ -202,7 +216,8 @@ def own_certificate(site: Site) -> str:
 
 def existing(ca_bundle: str) -> str:
     if ca_bundle and not Path(ca_bundle).expanduser().exists():
-        raise TargetError(f'the CA bundle {ca_bundle} does not exist')
+        raise TargetError(f'the CA bundle {ca_bundle} does not exist: expected a file of certificates in PEM format (--ca-bundle, the key '
+                          '`ca_bundle`, or REQUESTS_CA_BUNDLE)')
     return str(Path(ca_bundle).expanduser()) if ca_bundle else ''
 
 

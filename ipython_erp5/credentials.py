@@ -3,8 +3,11 @@
 A password is in a `Secret`, which shows itself nowhere; it is found only for the user, and for the site, that its source names.
 """
 
+import getpass
 import netrc
 import os
+import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -156,6 +159,14 @@ def netrc_login(host: str) -> tuple[str, str]:
                       f'{getattr(error, "lineno", None) or "?"}', stacklevel=2)
         return '', ''
     return (entry[0], entry[2] or '') if entry else ('', '')
+
+
+def ask(prompt: str) -> str:
+    """What somebody types, '' where nobody could. A kernel has a question to its front end in the place of `getpass`."""
+    kernel = getpass.getpass.__module__ != getpass.__name__
+    terminal = sys.stdin is not None and not sys.stdin.closed and sys.stdin.isatty()
+    ours = threading.current_thread() is threading.main_thread()
+    return getpass.getpass(prompt) if ours and (kernel or terminal) else ''
 
 
 def asked_password(prompt: str, ask: Ask | None) -> str:

@@ -1,6 +1,7 @@
 """Wire messages to IPython's display, as if the cell had run here.
 
     stream ─► sys.stdout / sys.stderr         display_data, update_display_data, clear_output ─► shell.display_pub
+    keepalive ─► Progress: what the cell waits for
     execute_result ─► RemoteResult, which the magic returns: IPython's own displayhook then makes it `Out[n]` and `_`
     context ─► stderr: what was not saved, always; warnings (feedback 1); one line about the cell (feedback 2)
 
@@ -12,11 +13,13 @@ import re
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from types import TracebackType
 from typing import Any
 
 from IPython.core.interactiveshell import InteractiveShell
 
 from . import wire
+from .progress import Progress
 
 QUIET, NORMAL, VERBOSE = 0, 1, 2
 COLORS = re.compile(r'\x1b\[[0-9;]*m')
@@ -45,40 +48,58 @@ def with_text(data: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 class Display:
-    """Shows the messages of one cell in one shell. `result` is its RemoteResult, None if it had none."""
+    """Shows the messages of one cell in one shell. `result` is its RemoteResult, None if it had none.
 
-    def __init__(self, shell: InteractiveShell, feedback: int = NORMAL) -> None:
+    As a context manager, around the cell, it also shows its progress, after so many seconds (0: never); `place`: where it runs.
+    """
+
+    def __init__(self, shell: InteractiveShell, feedback: int = NORMAL, progress_after: float = 0, place: str = '') -> None:
         self.shell, self.feedback = shell, feedback
+        self.progress = Progress(shell, progress_after, place)
         self.result: RemoteResult | None = None
         self._waits_for = ''
-        self._takers = {'keepalive': self._waiting, 'stream': self._stream, 'display_data': self._publish,
-                        'update_display_data': self._publish, 'clear_output': self._clear, 'execute_result': self._result,
-                        'context': self._context, 'execute_reply': self._reply}
+        self._takers = {'stream': self._stream, 'display_data': self._publish, 'update_display_data': self._publish,
+                        'clear_output': self._clear, 'execute_result': self._result, 'context': self._context,
+                        'execute_reply': self._reply}
+
+    def __enter__(self) -> 'Display':
+        self.progress.__enter__()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        self.progress.__exit__(kind, error, traceback)
 
     def take(self, message: wire.Message) -> None:
         """Show one message. The kinds that it does not know are left alone: a newer node may send them."""
         taker = self._takers.get(message['msg_type'])
         if taker is not None:
-            taker(message)
+            with self.progress.beside():
+                taker(message)
+        elif message['msg_type'] == 'keepalive':
+            self._waiting(message)
 
     def _waiting(self, message: wire.Message) -> None:
-        """Why a cell has not begun, once for each reason."""
+        """Why a cell has not begun: as its progress, or where that cannot be seen once for each reason."""
         reason = str(message.get('waiting') or '')
-        if reason and reason != self._waits_for and self.feedback >= NORMAL:
-            write('stderr', f'Waiting: {reason}.\n')
+        seen = self.progress.waits(reason)
+        if reason and reason != self._waits_for and not seen and self.feedback >= NORMAL:
+            self.write('stderr', f'Waiting: {reason}.\n')
         self._waits_for = reason
 
     def _stream(self, message: wire.Message) -> None:
-        write('stderr' if message['name'] == 'stderr' else 'stdout', message['text'])
+        name = 'stderr' if message['name'] == 'stderr' else 'stdout'
+        self.write(name, message['text'])
+        self.progress.wrote(name, message['text'], getattr(sys, name))
 
     def _publish(self, message: wire.Message) -> None:
         more: dict[str, Any] = {'transient': message['transient']} if message.get('transient') else {}
         if message['msg_type'] == 'update_display_data':
             more['update'] = True
-        self.shell.display_pub.publish(data=dict(with_text(message['data'])), metadata=message.get('metadata') or {}, **more)
+        self.publish(data=dict(with_text(message['data'])), metadata=message.get('metadata') or {}, **more)
 
     def _clear(self, message: wire.Message) -> None:
-        self.shell.display_pub.clear_output(bool(message.get('wait')))  # type: ignore[no-untyped-call]
+        self.clear(bool(message.get('wait')))
+        self.progress.cleared(bool(message.get('wait')))
 
     def _result(self, message: wire.Message) -> None:
         self.result = RemoteResult(message['data'], message.get('metadata'))
@@ -86,17 +107,27 @@ class Display:
     def _context(self, message: wire.Message) -> None:
         not_saved = message.get('not_saved') or ()
         if self.feedback >= NORMAL:
-            write('stderr', ''.join(text.rstrip('\n') + '\n' for text in message.get('warnings') or ()))
+            self.write('stderr', ''.join(text.rstrip('\n') + '\n' for text in message.get('warnings') or ()))
         if not_saved:   # whatever the feedback: no variable is lost in silence
             from .report import NotSaved, render
             total = len(message.get('saved') or ()) + len(not_saved)
-            write('stderr', render([NotSaved.from_message(item) for item in not_saved], total).rstrip('\n') + '\n')
+            self.write('stderr', render([NotSaved.from_message(item) for item in not_saved], total).rstrip('\n') + '\n')
 
     def _reply(self, message: wire.Message) -> None:
         if self.feedback >= VERBOSE:
             times = ', '.join(f'{name} {micros / 1000:.1f} ms' for name, micros in (message.get('times') or {}).items())
             where = f"{message.get('node') or 'site'}, line {message.get('execution_count')}"
-            write('stderr', f"[{where}, {'' if message.get('committed') else 'not '}committed] {times}".rstrip() + '\n')
+            self.write('stderr', f"[{where}, {'' if message.get('committed') else 'not '}committed] {times}".rstrip() + '\n')
+
+    # ------------------------------------------------------------ where it shows them
+    def write(self, name: str, text: str) -> None:
+        write(name, text)
+
+    def publish(self, **content: Any) -> None:
+        self.shell.display_pub.publish(**content)
+
+    def clear(self, wait: bool) -> None:
+        self.shell.display_pub.clear_output(wait)  # type: ignore[no-untyped-call]
 
 
 def write(name: str, text: str) -> None:
@@ -104,7 +135,7 @@ def write(name: str, text: str) -> None:
     if text:
         stream = getattr(sys, name)
         stream.write(text)
-        if not hasattr(stream, 'flush_interval'):   # a kernel's sends every 0.2 s; flushing it waits for its thread
+        if not hasattr(stream, 'flush_interval'):   # a kernel's: see `progress`
             stream.flush()
 
 

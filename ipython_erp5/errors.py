@@ -9,9 +9,14 @@ from collections.abc import Iterable, Sequence
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """What follows the mention of a word that nobody knows: the known one that is near, or a full stop."""
+    meant = near(word, known)
+    return f'; did you mean {meant!r}?' if meant else '.'
+
+
+def near(word: str, known: Iterable[str]) -> str:
+    """The known word that may have been meant, '' if none is near."""
     from difflib import get_close_matches
-    near = get_close_matches(word, list(known), 1)
-    return f'; did you mean {near[0]!r}?' if near else '.'
+    return next(iter(get_close_matches(word, list(known), 1)), '')
 
 
 class ERP5Error(Exception):
@@ -60,6 +65,10 @@ class NodeTimeoutError(ERP5Error, TimeoutError):
     """The node said nothing for longer than the limit."""
 
 
+class StillRunningError(ERP5Error, TimeoutError):
+    """A cell that nobody waited for has not ended yet."""
+
+
 class UnsupportedError(ERP5Error, NotImplementedError):
     """This site, or this installation, cannot do what was asked."""
 
@@ -75,6 +84,10 @@ class NodeError(ERP5Error, RuntimeError):
 
 class ArchiveError(ERP5Error, ValueError):
     """A file that is not the whole export of a notebook, or a notebook that cannot be exported, or not to this file."""
+
+
+class ConversionError(ERP5Error, ValueError):
+    """A file that is no notebook of ERP5's own kernel, or one that cannot be converted, or not to this file."""
 
 
 class NodeUnavailableError(NodeError, ConnectionError):

@@ -6,7 +6,7 @@
 from IPython.core.magic import line_magic, magics_class, no_var_expand
 from IPython.core.magic_arguments import argument, magic_arguments
 
-from .display import fields, moment, table, write
+from .display import moment, plain, table, write
 from .errors import OptionError
 from .magics import SessionMagics
 from .options import parse
@@ -21,7 +21,12 @@ class LookingMagics(SessionMagics):
     @magic_arguments()
     @line_magic
     def erp5_status(self, line: str) -> None:
-        """The sessions, and what the node of the default one says of itself."""
+        """The sessions, and what the node of the default one says of itself.
+
+        Examples:
+
+            %erp5_status
+        """
         parse(self.erp5_status, line)
         sessions = self.erp5.sessions
         if not sessions.by_name:
@@ -40,7 +45,12 @@ class LookingMagics(SessionMagics):
     @magic_arguments()
     @line_magic
     def erp5_vars(self, line: str) -> None:
-        """The variables that the notebook keeps, and those that it could not keep."""
+        """The variables that the notebook keeps, and those that it could not keep.
+
+        Examples:
+
+            %erp5_vars
+        """
         parse(self.erp5_vars, line)
         context = self.erp5.session().context()
         rows = [(v.get('name'), v.get('type'), v.get('size'), v.get('group'), v.get('cell'), moment(v.get('modified')),
@@ -55,7 +65,12 @@ class LookingMagics(SessionMagics):
     @magic_arguments()
     @line_magic
     def erp5_environment(self, line: str) -> None:
-        """The setups that run before every cell, in their order."""
+        """The setups that run before every cell, in their order.
+
+        Examples:
+
+            %erp5_environment
+        """
         parse(self.erp5_environment, line)
         setups = self.erp5.session().context().get('environment') or ()
         head = ('alias', 'kind', 'name', 'cell', 'line')
@@ -67,9 +82,19 @@ class LookingMagics(SessionMagics):
     @argument('--connection', metavar='NAME', help='The session, if not the last connected one.')
     @line_magic
     def erp5_interrupt(self, line: str) -> None:
-        """End the cell that runs in the notebook with KeyboardInterrupt; again, to end its process."""
+        """End the cell that runs in the notebook with KeyboardInterrupt; again, to end its process.
+
+        Examples:
+
+            %erp5_interrupt
+            %erp5_interrupt --connection sales
+        """
         name = parse(self.erp5_interrupt, line).connection or self.erp5.sessions.default
-        write('stdout', fields(self.erp5.sessions.existing(name).interrupt()))
+        answer = self.erp5.sessions.existing(name).interrupt()
+        told = {'not running': 'Nothing to interrupt: no cell runs in the notebook.',
+                'interrupted': f'Interrupted. A cell that does not heed it for {answer.get("grace")} seconds loses its process, at once '
+                               'if it is interrupted again.'}
+        self.erp5.tell(told.get(str(answer.get('status')), plain(answer)) + '\n')
 
     @no_var_expand
     @magic_arguments()
@@ -79,7 +104,14 @@ class LookingMagics(SessionMagics):
     @argument('--connection', metavar='NAME', help='The session, if not the last connected one.')
     @line_magic
     def erp5_notebooks(self, line: str) -> None:
-        """The notebooks of the site that you may use; or share one of yours."""
+        """The notebooks of the site that you may use; or share one of yours.
+
+        Examples:
+
+            %erp5_notebooks
+            %erp5_notebooks --share bob
+            %erp5_notebooks --unshare bob --reference sales
+        """
         options = parse(self.erp5_notebooks, line)
         user = options.share or options.unshare
         if options.share and options.unshare or options.reference and not user:
@@ -89,7 +121,7 @@ class LookingMagics(SessionMagics):
         if user:
             reference = options.reference or session.reference
             others = session.share(user, reference, remove=bool(options.unshare))
-            write('stdout', f'The notebook {reference!r} is shared with {", ".join(others) or "nobody"}.\n')
+            self.erp5.tell(f'The notebook {reference!r} is shared with {", ".join(others) or "nobody"}.\n')
             return
         rows = [(row['reference'], row.get('title'), row.get('owner'), ', '.join(row.get('shared_with') or ()), row.get('lines'))
                 for row in session.notebooks()]

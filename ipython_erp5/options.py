@@ -1,6 +1,5 @@
 """The words after a magic's name -> its options. What is wrong with them is an OptionError that says what was meant."""
 
-import difflib
 import shlex
 from argparse import Namespace
 from collections.abc import Iterable
@@ -8,7 +7,7 @@ from typing import Any
 
 from IPython.core.error import UsageError
 
-from .errors import OptionError
+from .errors import OptionError, near
 
 PASSWORD_OPTIONS = ('--password', '--passwd', '--pass', '-p')
 PASSWORD_PLACES = ('Put it into ERP5_PASSWORD, a file named by ERP5_PASSWORD_FILE, a section of connections.ini, the keyring or '
@@ -44,5 +43,5 @@ def split(line: str) -> list[str]:
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(word.partition('=')[0], list(known), 1)
-    return f' (did you mean {close[0]}?)' if close else ''
+    meant = near(word.partition('=')[0], known)
+    return f' (did you mean {meant}?)' if meant else ''

@@ -3,29 +3,39 @@
     Session.execute(code) ─► wire.Request ─► Delivery ══► site
                   Reply ◄─ on_message ◄─ wire messages ◄══ as they happen
 
-A cell runs once: see `delivery`. Ctrl-C goes to the cell; the second one ends the waiting.
+A cell runs once: see `delivery`. Ctrl-C goes to the cell: see `ctrl_c`.
 """
 
-import ast
-import base64
 import dataclasses
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
+from urllib.parse import urlsplit
 
 from . import wire
 from .client import Client
 from .ctrl_c import CtrlC
 from .delivery import SILENCE, Delivery
-from .errors import ERP5Error, SerializationError, UnknownUserError, UnsupportedError, remote_error
+from .errors import UnknownUserError, UnsupportedError, remote_error
+from .exchanges import Exchanges
+from .handle import UNDER_WAY, RemoteCell
+from .history import History
+from .known_names import KnownNames
+from .reconnecting import Reconnecting
 from .reply import Reply
+from .stock_delivery import StockDelivery
+from .transfer import OnBytes
+from .values import Values, bytes_of, names_in
 
 if TYPE_CHECKING:
     from .connections import Connection
+    from .credentials import Ask
 
 CONTEXT = 'Base_getJupyterContext'
+HISTORY = 'Base_getJupyterHistory'
 SHARE = 'Base_shareJupyter'
 INTERRUPT = 'Base_interruptJupyter'
+PATIENCE = 1.0  # seconds
 OnMessage = Callable[[wire.Message], None]
 
 
@@ -36,11 +46,20 @@ class Session:
                  timeout: float = SILENCE) -> None:
         self.client, self.reference, self.title, self.serializer = client, reference, title, serializer
         self.trusted = trusted
-        self.delivery = Delivery(client, reference, timeout)
+        self.delivery: Delivery = StockDelivery(client, reference, timeout)
+        self.names = KnownNames()   # of the notebook
+        self.node = ''              # that answered last
         self.running = ''           # the request_id of the cell that runs now
+        self.cells: dict[str, RemoteCell] = {}  # request_id -> those that nobody waits for, or nobody has looked at
 
     def __repr__(self) -> str:
         return f'{type(self).__name__}({self.client.url!r}, user={self.client.user!r}, reference={self.reference!r})'
+
+    @property
+    def place(self) -> str:
+        """Where its cells run, for people: the host, and the node once one has answered."""
+        host = urlsplit(self.client.url).netloc
+        return f'{host} (node {self.node})' if self.node else host
 
     def __enter__(self) -> 'Session':
         return self
@@ -53,35 +72,85 @@ class Session:
         self.client.close()
 
     # ------------------------------------------------------------ cells
-    def execute(self, code: str, *, pull: str = '', store_history: bool = True, timeout: float | str | None = None,
-                on_message: OnMessage | None = None) -> Reply:
+    def execute(self, code: str, *, push: Mapping[str, object] | None = None, pull: str | Iterable[str] = (),
+                store_history: bool = True, timeout: float | str | None = None, on_message: OnMessage | None = None,
+                on_bytes: OnBytes | None = None, fetch: bool = True) -> Reply:
         """Run one cell; `on_message` sees every message as it arrives. What the cell raised is raised after all of them.
 
-        Ctrl-C interrupts the cell there and goes on waiting for its end; a second one ends the waiting. `timeout`: seconds after which
+        `push`: values of variables that it finds; `pull`: names whose values are in the reply's `values` then, unless `fetch` is False:
+        see the methods of these names for errors and for `on_bytes`.
+
+        Ctrl-C interrupts the cell there and goes on waiting for its end; a second one ends its process. `timeout`: seconds after which
         the site ends the cell with CellTimeoutError, from when it begins; OptionError if that is no number of seconds.
         """
-        limit = '' if timeout is None else str(timeout)
-        if limit:
-            wire.seconds(limit, 'timeout')
-        request = dataclasses.replace(self._request(code, pull, store_history), timeout=limit)
-        reply, ctrl_c = Reply(request.request_id), CtrlC(lambda: self._pass_on(request.request_id, on_message))
-        self.running = request.request_id
+        names = names_in(pull)
+        request = dataclasses.replace(self._request(code, ','.join(names), store_history), timeout=limit_of(timeout))
+        if push:
+            request = self.values.pushed(request, push, on_bytes)
+        reply = self._wait_for(request.request_id, self.names.heard(self._in_order(request), code), on_message)
+        reply.sent = bytes_of(request.push)
+        reply.values = self.fetched(reply, names, on_bytes) if fetch and names else {}
+        return reply
+
+    def submit(self, code: str, *, push: Mapping[str, object] | None = None, pull: str | Iterable[str] = (), store_history: bool = True,
+               timeout: float | str | None = None, on_message: OnMessage | None = None, on_bytes: OnBytes | None = None,
+               finish: Callable[[RemoteCell], Any] | None = None) -> RemoteCell:
+        """Push, send one cell, and return; its `result()` is a Reply, or what `finish` makes of it. The rest is as for `execute`.
+
+        `on_message` is called in another thread. Cells of a notebook are run one after another all the same.
+        """
+        self.names.complete = False   # what it binds is not heard of
+        delivery, names = self.delivery.another(), names_in(pull)
+        request = dataclasses.replace(self._request(code, ','.join(names), store_history, delivery), timeout=limit_of(timeout),
+                                      detached=True, next_request_id='')   # there is no next one
+        values = dataclasses.replace(self.values, client=delivery.client, is_ours=delivery.is_ours)
+        if push:
+            request = values.pushed(request, push, on_bytes)
+        cell = RemoteCell(delivery, request, self.interrupt, on_message=on_message, finish=finish,
+                          fetch=(lambda reply: values.fetched(reply, names)) if names else None,
+                          before=next(reversed(self.cells.values()), None))
+        self.cells = {key: other for key, other in self.cells.items() if not (other.done() and other.looked)} | {cell.request_id: cell}
+        return cell
+
+    def attach(self, request_id: str, on_message: OnMessage | None = None) -> Reply:
+        """Wait for a cell of this notebook that runs, whoever began it, as if this session had; of one that has ended, its outcome.
+
+        UnsupportedError where the site keeps none.
+        """
+        cell = self.cells.get(request_id)
+        messages = self.delivery.follow(request_id) if cell is None or cell.status == 'unknown' else cell.follow()
+        return self._wait_for(request_id, messages, on_message)
+
+    def _in_order(self, request: wire.Request) -> Iterator[wire.Message]:
+        """What was submitted before runs before."""
+        for cell in list(self.cells.values()):
+            while not cell.arrived.wait(PATIENCE):
+                yield wire.keepalive(UNDER_WAY)
+        yield from self.delivery.run(request)
+
+    def _wait_for(self, request_id: str, messages: Iterator[wire.Message], on_message: OnMessage | None) -> Reply:
+        reply, show = Reply(request_id), on_message or complain
+        ctrl_c = CtrlC(lambda: self.interrupt(request_id), lambda text: show(wire.stream('stderr', text)),
+                       self.client.sends_nothing_yet)
+        self.running = request_id
         try:
             with ctrl_c:
-                for message in self.delivery.run(request):
+                for message in messages:
                     reply.take(message)
                     if on_message is not None:
                         on_message(message)
         except KeyboardInterrupt:
-            self._stopped_waiting(request.request_id, ctrl_c.count)
+            self._stopped_waiting(request_id, ctrl_c)
         finally:
             self.running = ''
-        if reply.error is not None:
-            raise reply.error
+        self.node = str(reply.reply.get('node') or self.node)
+        error = ctrl_c.outcome(reply)
+        if error is not None:
+            raise error
         return reply
 
-    def _request(self, code: str, pull: str, store_history: bool) -> wire.Request:
-        request_id, next_request_id = self.delivery.ids()
+    def _request(self, code: str, pull: str, store_history: bool, delivery: Delivery | None = None) -> wire.Request:
+        request_id, next_request_id = (delivery or self.delivery).ids()
         return wire.Request(python_expression=code, reference=self.reference, title=self.title, store_history=store_history,
                             request_id=request_id, next_request_id=next_request_id, serializer=self.serializer, pull=pull)
 
@@ -89,24 +158,12 @@ class Session:
         """The messages of an earlier cell of this notebook (without keepalives); UnsupportedError where the site keeps none."""
         return self.delivery.result(request_id)
 
-    def _pass_on(self, request_id: str, on_message: OnMessage | None) -> None:
-        """Interrupt from a thread of its own, while the main thread goes on reading."""
-        try:
-            if self.interrupt(request_id).get('status') != 'not running':
-                return
-            reason = 'the site says that it does not run now'
-        except ERP5Error as error:
-            reason = str(error)
-        note = f'Not interrupted: {reason}. Interrupt again to stop waiting for the cell.\n'
-        if on_message is None:
-            sys.stderr.write(note)
-        else:
-            on_message(wire.stream('stderr', note))
-
-    def _stopped_waiting(self, request_id: str, count: int) -> NoReturn:
-        if not count:
+    def _stopped_waiting(self, request_id: str, ctrl_c: CtrlC) -> NoReturn:
+        if not ctrl_c.count:
             raise
-        note = f'stopped waiting; the cell {request_id} may still run on {self.client.url}'
+        if ctrl_c.unsent:
+            raise remote_error('KeyboardInterrupt', f'stopped while connecting to {self.client.url}; nothing was sent', ()) from None
+        note = f'stopped waiting; the cell {request_id} may still run on {self.client.url}: %erp5_result {request_id} goes back to it'
         raise remote_error('KeyboardInterrupt', note, ()) from None
 
     # ------------------------------------------------------------ looking
@@ -116,11 +173,15 @@ class Session:
 
     def status(self) -> dict[str, Any] | None:
         """What the node says of itself; None for a stock site."""
-        return self.delivery.status()
+        status = self.delivery.status()
+        self.node = str((status or {}).get('node') or self.node)
+        return status
 
     def context(self) -> dict[str, Any]:
         """The notebook's variables, tombstones and environment."""
-        return self._own(CONTEXT, {}, 'list what a notebook holds')
+        context = self._own(CONTEXT, {}, 'list what a notebook holds')
+        self.names.whole(context)
+        return context
 
     def variables(self) -> list[dict[str, Any]]:
         """One dictionary a variable: name, type, size (bytes), cell (number), shares (names)."""
@@ -136,6 +197,17 @@ class Session:
             raise UnsupportedError(f'{self.client.url} cannot {what}: it has no {method}')
         return answer
 
+    @property
+    def past(self) -> History:
+        """The lines of the notebook, to look for one."""
+        return History(lambda form: self._own(HISTORY, form, 'list the lines of a notebook'))
+
+    def history(self, first: int = 1, last: int = 0, *, limit: int | None = 30, outputs: bool = False, unlisted: bool = False
+                ) -> list[dict[str, Any]]:
+        """The newest `limit` lines from `first` to `last` (0: the newest), a dictionary each: `number`, `code`, `status`, `when`, `user`,
+        `request_id`, `ename`, `evalue`, `committed`, `listed`, and with `outputs` its `messages`."""
+        return self.past.entries(first, last, limit=limit, outputs=outputs, unlisted=unlisted)
+
     def notebooks(self) -> list[dict[str, Any]]:
         """The site's notebooks that the user may use, a dictionary each: see `Client.notebooks`."""
         return self.client.notebooks()
@@ -148,46 +220,55 @@ class Session:
         form = {'reference': reference or self.reference, 'user': user, 'remove': str(remove)}
         answer = self._own(SHARE, form, 'share a notebook')
         if 'error' in answer:
-            raise UnknownUserError(str(answer['error']))
+            named = f'the reference {form["reference"]!r}: %erp5_notebooks lists them, and a new one begins with its first cell'
+            raise UnknownUserError(str(answer['error']).replace('this reference', named))
         return list(answer.get('shared_with') or ())
 
     # ------------------------------------------------------------ values
-    def pull(self, name: str) -> Any:
-        """The value of a variable. SerializationError if it cannot travel, UnsupportedError if it may not be unpickled here."""
-        reply = self.execute('pass', pull=name, store_history=False)   # an empty cell would load nothing
-        if reply.pulled is None:
-            raise UnsupportedError(f'{self.client.url} cannot send values')
-        return self.value(reply.pulled)
+    def push(self, on_bytes: OnBytes | None = None, /, **values: object) -> None:
+        """Make these the values of variables of the notebook. What they share they share there, too. `on_bytes(done, total)` is called
+        as large buffers travel.
 
-    def value(self, message: wire.Message) -> Any:
-        """The value in a `pull` message. A literal is safe from anybody; bytes of a serializer only from who is trusted."""
-        if 'data' not in message:
-            raise SerializationError(f"{message.get('name')} cannot be sent: {message.get('reason')}")
-        data = base64.b64decode(message['data'])
-        if message['format'] == 'literal':
-            return literal(data)
-        if not self.trusted:
-            raise UnsupportedError(f"{message['name']} came as {message['format']} bytes, which can run code here, and "
-                                   f'{self.client.url} is not trusted. If you trust it: %config ERP5Magics.trusted_sites, or '
-                                   'connect(…, trusted=True)')
-        from . import serializers
-        return serializers.load(data, refuse_reference)[0]
+        SerializationError, with every culprit, if one of them cannot travel: nothing is sent then, and nothing is run.
+        """
+        self.execute('pass', push=values, store_history=False, on_bytes=on_bytes)
 
+    def pull(self, *names: str, on_bytes: OnBytes | None = None) -> Any:
+        """The value of a variable, or a tuple of those of several, which share here what they share there.
 
-def literal(data: bytes) -> Any:
-    try:
-        return ast.literal_eval(data.decode())
-    except (ValueError, SyntaxError, MemoryError, RecursionError) as error:
-        failure = f'expected the literal of a value, got {wire.excerpt(data)}: {error}'
-    raise SerializationError(failure)
+        SerializationError if one cannot travel, UnsupportedError if it may not be unpickled here.
+        """
+        names = tuple(names_in(names))
+        values = self.execute('pass', pull=names, store_history=False, on_bytes=on_bytes).values   # an empty cell would load nothing
+        return values[names[0]] if len(names) == 1 else tuple(values[name] for name in names)
+
+    def fetched(self, reply: Reply, names: Iterable[str], on_bytes: OnBytes | None = None) -> dict[str, Any]:
+        """The values in the `pull` messages of a cell: see `Values.fetched`."""
+        return self.values.fetched(reply, names, on_bytes)
+
+    @property
+    def values(self) -> Values:
+        return Values(self.client, self.reference, self.trusted, self.delivery.is_ours)
 
 
-def refuse_reference(reference: object) -> NoReturn:
-    """A value that refers to a document of the site's database cannot be a value here."""
-    raise SerializationError('a document of the site stays there: send what you need of it')
+def complain(message: wire.Message) -> None:
+    sys.stderr.write(message['text'])
 
 
-def open_session(connection: 'Connection', *, trusted: bool = False, timeout: float = SILENCE) -> Session:
-    """The session that a connection describes. Nothing is sent yet: `Session.check` probes the site."""
-    return Session(Client(connection), connection.reference, connection.title or '', connection.serializer or '',
+def limit_of(timeout: float | str | None) -> str:
+    limit = '' if timeout is None else str(timeout)
+    if limit:
+        wire.seconds(limit, 'timeout')
+    return limit
+
+
+def open_session(connection: 'Connection', *, trusted: bool = False, timeout: float = SILENCE, exchanges: Exchanges | None = None,
+                 ask: 'Ask | None' = None, tell: Callable[[str], None] | None = None) -> Session:
+    """The session that a connection describes. Nothing is sent yet: `Session.check` probes the site.
+
+    `exchanges` notes what is sent; `ask` and `tell`: see `Reconnecting`.
+    """
+    client = Client(connection, exchanges)
+    client.renewal = Reconnecting(connection, client.exchanges, ask, tell)
+    return Session(client, connection.reference, connection.title or '', connection.serializer or '',
                    trusted=trusted or connection.trusted, timeout=timeout)

@@ -6,16 +6,15 @@ They are kept outside of the extension's own life, so that %reload_ext finds the
 """
 
 import dataclasses
-import getpass
-import sys
 from argparse import Namespace
-from collections.abc import Callable
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from IPython.core.interactiveshell import InteractiveShell
 
-from .errors import NotConnectedError, OptionError
+from .errors import ERP5Error, NotConnectedError, OptionError
+from .exchanges import Exchanges
 from .options import did_you_mean
 
 if TYPE_CHECKING:
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from .session import Session
 
 DEFAULT_SERIALIZER = 'cloudpickle'
+NEAR = .8   # how like another reference is one that may be a slip, of 1
 
 
 @dataclasses.dataclass
@@ -32,10 +32,12 @@ class Sessions:
     by_name: dict[str, 'Session'] = dataclasses.field(default_factory=dict)
     default: str = ''
     left: bool = False  # the user has disconnected: nothing connects by itself any more
+    refusal: str = ''   # why nothing runs, nor connects by itself: a connection was begun, and is not made yet
+    exchanges: Exchanges = dataclasses.field(default_factory=Exchanges)
 
     def add(self, name: str, session: 'Session') -> None:
         """It becomes the default one."""
-        self.left = False
+        self.left, self.refusal = False, ''
         self.by_name.pop(name, None)
         self.by_name[name] = session
         self.default = name
@@ -69,15 +71,9 @@ def resolve(shell: InteractiveShell, target: str | None, options: Namespace, def
     chosen = {name: getattr(options, name, None) or getattr(defaults, name, None) or None
               for name in ('user', 'reference', 'title', 'serializer', 'ca_bundle', 'auth')}
     insecure = getattr(options, 'insecure', False) or defaults.insecure
-    return connections.resolve(target or defaults.url or None, **chosen, insecure=insecure, ask=asker(shell),
+    return connections.resolve(target or defaults.url or None, **chosen, insecure=insecure, ask=defaults.ask,
+                               password=getattr(options, 'password', None),
                                notebook_name=str(shell.user_ns.get('__vsc_ipynb_file__') or ''))
-
-
-def asker(shell: InteractiveShell) -> Callable[[str], str] | None:
-    """How to ask for a password, or None where nobody could answer."""
-    if hasattr(shell, 'kernel') or (sys.stdin is not None and sys.stdin.isatty()):
-        return getpass.getpass
-    return None
 
 
 def serializer_of(session: 'Session') -> str:
@@ -90,6 +86,26 @@ def serializer_of(session: 'Session') -> str:
         raise OptionError(f'the node has no serializer {session.serializer!r}{did_you_mean(session.serializer, known)}: '
                           f'it has {", ".join(known)}')
     return session.serializer or str(session.context().get('serializer') or DEFAULT_SERIALIZER)
+
+
+def meant_instead(session: 'Session') -> str:
+    """For a notebook that is new: `; did you mean 'sales'?` if there is one with nearly its reference, else ''.
+
+    Those with other numbers, as in dates, are other ones on purpose. A stock site, which would list everybody's, is not asked.
+    """
+    wanted = session.reference
+    try:
+        rows = session.notebooks() if session.delivery.is_ours() else []
+    except ERP5Error:   # it matters less than the session
+        return ''
+    others = {row['reference'].casefold(): row['reference'] for row in rows
+              if row['reference'] != wanted and digits(row['reference']) == digits(wanted)}
+    near = get_close_matches(wanted.casefold(), others, 1, NEAR)
+    return f'; did you mean {others[near[0]]!r}?' if near else ''
+
+
+def digits(text: str) -> str:
+    return ''.join(filter(str.isdigit, text))
 
 
 def described(session: 'Session') -> str:

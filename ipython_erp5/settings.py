@@ -12,13 +12,20 @@ from pathlib import Path
 from .errors import TargetError
 
 
+class Section(dict[str, str]):
+    """What is said of one connection. As text it is its keys: the values may be secret."""
+
+    def __repr__(self) -> str:
+        return f'{type(self).__name__}({", ".join(self)})'
+
+
 def connections_file() -> Path:
     named = os.environ.get('ERP5_CONNECTIONS')
     folder = os.environ.get('XDG_CONFIG_HOME') or '~/.config'
     return Path(named or f'{folder}/ipython_erp5/connections.ini').expanduser()
 
 
-def read_sections(path: Path) -> dict[str, dict[str, str]]:
+def read_sections(path: Path) -> dict[str, Section]:
     """Section -> key -> text. No file is no section, unless ERP5_CONNECTIONS names it. TargetError if others may read it."""
     try:
         with path.open(encoding='utf-8') as file:
@@ -37,7 +44,7 @@ def refuse_shared(path: Path, mode: int) -> None:
         raise TargetError(f'{path} has mode {mode & 0o777:04o}, so that others may read passwords in it: run `chmod 600 {path}`')
 
 
-def parse_sections(path: Path, lines: Iterable[str]) -> dict[str, dict[str, str]]:
+def parse_sections(path: Path, lines: Iterable[str]) -> dict[str, Section]:
     # No interpolation: passwords have percent signs. No section whose keys are in all others: a password is for one site.
     parser = configparser.ConfigParser(interpolation=None, default_section='\n')
     try:
@@ -47,4 +54,4 @@ def parse_sections(path: Path, lines: Iterable[str]) -> dict[str, dict[str, str]
         row = getattr(error, 'lineno', None) or next((row for row, _ in getattr(error, 'errors', ())), '?')
         raise TargetError(f'{path}, line {row}: expected `[name]` and below it lines `key = value`, each once '
                           f'({type(error).__name__})') from None
-    return {name: dict(parser[name]) for name in parser.sections()}
+    return {name: Section(parser[name]) for name in parser.sections()}

@@ -19,14 +19,17 @@ first code is itself a cell magic (`%%time`), the comments before it go, because
 
 A comment that can only be a misspelt marker is a SyntaxError (an input transformer may raise nothing else), never a cell that
 silently runs here. Prose that mentions ERP5 is prose: `# ERP5 is nice`, `# ERP5: the site of sales`.
+
+Where every cell runs there (see `mode`), `# local` is the marker of one that does not, by the same rules; elsewhere it is a comment.
 """
 
 from collections.abc import Iterator
 from typing import NamedTuple
 
-NAME = 'erp5'
+NAME, LOCAL = 'erp5', 'local'
 MAGIC = f'%%{NAME}'
-LOCALLY = 'reword the comment to run the cell here'
+PLACES = {NAME: ('there', 'here'), LOCAL: ('here', 'there')}   # where a cell runs with the marker, and without it
+WORDS = frozenset({'locals', 'locale', 'focal', 'vocal', 'loyal'})   # near to a marker, and meant as they are written
 
 
 class Comment(NamedTuple):
@@ -57,12 +60,28 @@ def transform(lines: list[str]) -> list[str]:
 
 def body(lines: list[str], marker: Comment, code: int) -> list[str]:
     """What runs there; `code` is the row of the first line of code."""
-    first = lines[code].split(maxsplit=1)[0] if code < len(lines) else ''
-    if first == MAGIC:
+    if code < len(lines) and lines[code].split(maxsplit=1)[0] == MAGIC:
         raise syntax_error(f'a marker and {MAGIC} in one cell: keep one of them', marker, lines)
-    if first.startswith('%%'):
+    return kept_whole(lines, marker.row, code)
+
+
+def kept_whole(lines: list[str], row: int, code: int) -> list[str]:
+    """The cell as it stands below `%%erp5`; `row` is that of its first line that is not blank, `code` that of its first code."""
+    if code < len(lines) and lines[code].lstrip().startswith('%%'):
         return lines[code:]
-    return lines if lines[0].strip() else [indentation(lines[marker.row]) + '#' + lines[0].lstrip(' \t'), *lines[1:]]
+    return lines if lines[0].strip() else [indentation(lines[row]) + '#' + lines[0].lstrip(' \t'), *lines[1:]]
+
+
+def is_local(comments: list[Comment], lines: list[str]) -> bool:
+    """Whether a cell is marked `# local`. SyntaxError if that is misspelt, or has options."""
+    for comment in comments:
+        options = marker_options(comment.text, LOCAL)
+        if options:
+            raise syntax_error(f'`# {LOCAL}` has no options: write it alone, or reword the comment to run the cell there', comment, lines)
+        if options is not None:
+            return True
+    refuse_misspelt(comments, lines, LOCAL)
+    return False
 
 
 def indentation(line: str) -> str:
@@ -91,14 +110,14 @@ def physical_lines(lines: list[str]) -> Iterator[tuple[int, str]]:
 
 
 # ---------------------------------------------------------------- one comment
-def marker_options(text: str) -> str | None:
+def marker_options(text: str, name: str = NAME) -> str | None:
     """The options of a marker, '' for none; None if the comment is no marker."""
     if text.startswith('%'):
         word, options = split_word(text[1:])
-        return options.removeprefix(':').strip() if word == NAME else None
-    if text.startswith(f'{NAME}:'):
-        return text[len(NAME) + 1:].strip()
-    return '' if text == NAME else None
+        return options.removeprefix(':').strip() if word == name else None
+    if text.startswith(f'{name}:'):
+        return text[len(name) + 1:].strip()
+    return '' if text == name else None
 
 
 def split_word(text: str) -> tuple[str, str]:
@@ -107,15 +126,17 @@ def split_word(text: str) -> tuple[str, str]:
     return text[:size], text[size:].strip()
 
 
-def refuse_misspelt(comments: list[Comment], lines: list[str]) -> None:
+def refuse_misspelt(comments: list[Comment], lines: list[str], name: str = NAME) -> None:
+    marked, unmarked = PLACES[name]
     for comment in comments:
-        options = misspelt_options(comment.text)
+        options = misspelt_options(comment.text, name)
         if options is not None:
-            meant = f'# {NAME}: {options}' if options else f'# {NAME}'
-            raise syntax_error(f'not a marker, but nearly: write `{meant}` to run the cell there, or {LOCALLY}', comment, lines)
+            meant = f'# {name}: {options}' if options and name == NAME else f'# {name}'
+            raise syntax_error(f'not a marker, but nearly: write `{meant}` to run the cell {marked}, or reword the comment to run the '
+                               f'cell {unmarked}', comment, lines)
 
 
-def misspelt_options(text: str) -> str | None:
+def misspelt_options(text: str, name: str = NAME) -> str | None:
     """The options of what can only be meant as a marker, '' for none; None for an ordinary comment."""
     if text.startswith('%%') and text[2:3].isspace():
         return None  # `# %% title` begins a cell in editors, and the title is prose
@@ -123,12 +144,12 @@ def misspelt_options(text: str) -> str | None:
     word, rest = split_word(bare)
     rest = rest.removeprefix(':').strip()
     if text.startswith('%'):
-        return rest if resembles(word) else None
-    if resembles(word) and (not rest or rest.startswith('#')):
+        return rest if resembles(word, name) else None
+    if resembles(word, name) and (not rest or rest.startswith('#')):
         return ''
-    if resembles(word) and is_option(rest):
+    if resembles(word, name) and is_option(rest):
         return rest
-    return '' if ''.join(bare.split()).lower() == NAME else None
+    return '' if ''.join(bare.split()).lower() == name else None
 
 
 def is_option(text: str) -> bool:
@@ -136,10 +157,10 @@ def is_option(text: str) -> bool:
     return text.startswith('-') and text.lstrip('-')[:1].isalpha()
 
 
-def resembles(word: str) -> bool:
+def resembles(word: str, name: str = NAME) -> bool:
     """Whether a word is the name, in any case, with its characters in another order, or one character away."""
     word = word.lower()
-    return sorted(word) == sorted(NAME) or one_edit_away(word, NAME)
+    return word not in WORDS and (sorted(word) == sorted(name) or one_edit_away(word, name))
 
 
 def one_edit_away(left: str, right: str) -> bool:

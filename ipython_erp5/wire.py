@@ -2,7 +2,7 @@
 
     request     form fields of `POST <site>/Base_executeJupyter`                     Request.form() ─► Request.from_form()
     reply       application/x-ndjson: one message a line, as it happens              encode() ─► decode()
-                anything else: the one JSON object of a stock ERP5 site              stock_answer() ─► stock_messages()
+                anything else: the one JSON object of a stock ERP5 site              stock_answer() ─► stock.messages()
 
 A message is a flat JSON object with a `msg_type` of Jupyter's vocabulary. In the order in which they may come:
 
@@ -13,17 +13,20 @@ A message is a flat JSON object with a `msg_type` of Jupyter's vocabulary. In th
     clear_output          `wait`
     execute_result        `data`, `metadata`, `execution_count`
     error                 `ename`, `evalue`, `traceback` (lines); at most one
-    pull                  `name`, `format` (literal or a serializer's name), `data` (base64), or `reason` why it cannot travel
+    pull                  `name`, `format` (literal or a serializer's name), `data` (base64), or `reason` why it cannot travel, or `with`:
+                          in the bytes of which name it is; of large values also `names`, `sizes`, `kinds` (see `transfer`) and `first`:
+                          the number of its first buffer, to be asked for after the end. Of several for a name the last one counts
     context               `saved` (of the variables that the cell used), `deleted` (names), `not_saved` (see `report`), `warnings`
-                          (texts), `serializer`
+                          (texts), `serializer`; `provided` (all names that the environment provides) only if that has changed
     execute_reply         last, after the commit: `status` (ok, error), `ename`, `evalue`, `committed`, `request_id`, `node`,
-                          `execution_count` (the number of the notebook's line), `times` (microseconds)
+                          `execution_count` (the number of the notebook's line), `times` (microseconds); `interrupted` (true) if
+                          a KeyboardInterrupt or the end of its time was raised in it, whatever it made of that
 
 The stock object is described in the ERP5 data-notebook protocol; ours always has all nine of its keys.
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -41,7 +44,8 @@ NO_REFERENCE = 'Please set or use reference for the notebook you want to use'
 
 @dataclass(frozen=True)
 class Request:
-    """One cell on its way. `user` is not a form field: the publisher sets it once it knows who asks."""
+    """One cell on its way. `user` is not a form field: the publisher sets it once it knows who asks. `detached`: it is to run also if
+    its client goes while it waits for its turn."""
 
     python_expression: str = ''
     reference: str = ''
@@ -51,8 +55,10 @@ class Request:
     request_id: str = ''
     next_request_id: str = ''
     serializer: str = ''
+    push: str = ''
     pull: str = ''
     timeout: str = ''
+    detached: bool = False
     user: str = ''
 
     def form(self) -> dict[str, str]:
@@ -66,7 +72,7 @@ class Request:
         """The request in decoded form fields; unknown ones are ignored, as a stock site does. Only text is taken."""
         known = {field.name: form[field.name] for field in fields(cls) if isinstance(form.get(field.name), str)}
         return cls(**{**known, 'user': user,
-                      'request_reference': known.get('request_reference') == 'True',
+                      'request_reference': known.get('request_reference') == 'True', 'detached': known.get('detached') == 'True',
                       'store_history': known.get('store_history') != 'False'})
 
 
@@ -111,20 +117,27 @@ def pulled(name: str, format: str, data: str) -> Message:
     return {'msg_type': 'pull', 'name': name, 'format': format, 'data': data}
 
 
+def pulled_with(name: str, other: str) -> Message:
+    """A value that is in the bytes of another."""
+    return {'msg_type': 'pull', 'name': name, 'with': other}
+
+
 def not_pulled(name: str, reason: str) -> Message:
     return {'msg_type': 'pull', 'name': name, 'reason': reason}
 
 
 def context(saved: Iterable[str], deleted: Iterable[str], not_saved: Iterable[Mapping[str, Any]], warnings: Iterable[str],
-            serializer: str) -> Message:
+            serializer: str, provided: Iterable[str] | None = None) -> Message:
+    changed = {} if provided is None else {'provided': sorted(provided)}
     return {'msg_type': 'context', 'saved': sorted(saved), 'deleted': sorted(deleted), 'not_saved': [dict(n) for n in not_saved],
-            'warnings': list(warnings), 'serializer': serializer}
+            'warnings': list(warnings), 'serializer': serializer, **changed}
 
 
 def execute_reply(status: str, committed: bool, request_id: str, *, ename: str = '', evalue: str = '', node: str = '',
-                  execution_count: int = 0, times: Mapping[str, int] | None = None) -> Message:
+                  execution_count: int = 0, times: Mapping[str, int] | None = None, interrupted: bool = False) -> Message:
     return {'msg_type': 'execute_reply', 'status': status, 'ename': ename, 'evalue': evalue, 'committed': committed,
-            'request_id': request_id, 'node': node, 'execution_count': execution_count, 'times': dict(times or {})}
+            'request_id': request_id, 'node': node, 'execution_count': execution_count, 'times': dict(times or {}),
+            **({'interrupted': True} if interrupted else {})}
 
 
 def failed(request_id: str, ename: str, evalue: str) -> tuple[Message, Message]:
@@ -187,26 +200,27 @@ HTML, TEXT, PNG = 'text/html', 'text/plain', 'image/png'
 
 def stock_answer(messages: Iterable[Message]) -> dict[str, Any]:
     """The nine keys of a stock ERP5 site, from the messages of one cell. On an error the outputs before it are kept."""
-    answer: dict[str, Any] = {'code_result': '', 'print_result': None, 'displayhook_result': {'data': {}, 'metadata': {}},
+    answer: dict[str, Any] = {'code_result': [], 'print_result': None, 'displayhook_result': {'data': {}, 'metadata': {}},
                               'mime_type': TEXT, 'extra_data_list': [], 'status': 'ok', 'ename': None, 'evalue': None,
                               'traceback': None}
     for message in messages:
         collect = COLLECTORS.get(message['msg_type'])
         if collect is not None:
             collect(answer, message)
+    answer['code_result'] = ''.join(answer['code_result'])   # of pieces: 20 MB of text may come line by line
     answer['print_result'] = {'data': {answer['mime_type']: answer['code_result']}, 'metadata': {}}
     return answer
 
 
 def _collect_stream(answer: dict[str, Any], message: Message) -> None:
-    answer['code_result'] += message['text']
+    answer['code_result'].append(message['text'])
 
 
 def _collect_display(answer: dict[str, Any], message: Message) -> None:
     """HTML is text for the official kernel, under its own MIME type; everything else is one more bundle."""
     data = message['data']
     if PNG not in data and HTML in data:
-        answer['code_result'] += data[HTML]
+        answer['code_result'].append(data[HTML])
         answer['mime_type'] = HTML
     else:
         answer['extra_data_list'].append({'data': data, 'metadata': message['metadata']})
@@ -223,8 +237,7 @@ def _collect_error(answer: dict[str, Any], message: Message) -> None:
 def _collect_context(answer: dict[str, Any], message: Message) -> None:
     """A stock site prints its warnings into the cell's text."""
     notes = [*message['warnings'], *(n['text'] for n in message['not_saved'])]
-    if notes:
-        answer['code_result'] += ''.join(note.rstrip('\n') + '\n' for note in notes)
+    answer['code_result'] += [note.rstrip('\n') + '\n' for note in notes]
 
 
 def _collect_reply(answer: dict[str, Any], message: Message) -> None:
@@ -234,32 +247,3 @@ def _collect_reply(answer: dict[str, Any], message: Message) -> None:
 
 COLLECTORS = {'stream': _collect_stream, 'display_data': _collect_display, 'execute_result': _collect_result,
               'error': _collect_error, 'context': _collect_context, 'execute_reply': _collect_reply}
-
-
-def stock_messages(answer: Mapping[str, Any]) -> Iterator[Message]:
-    """The messages in a stock answer of any era: every key but `status` may be missing or null, tracebacks may be nested."""
-    mime_type = answer.get('mime_type') or TEXT
-    printed = ((answer.get('print_result') or {}).get('data') or {})
-    text = printed.get(TEXT) or printed.get(HTML) or answer.get('code_result') or ''
-    if text and mime_type == TEXT and HTML not in printed:
-        yield stream('stdout', text)
-    elif text:
-        yield display_data({HTML if HTML in printed else mime_type: text}, {}, {})
-    for extra in answer.get('extra_data_list') or ():
-        yield display_data(extra.get('data') or {}, extra.get('metadata') or {}, {})
-    result = answer.get('displayhook_result') or {}
-    if result.get('data'):
-        yield execute_result(result['data'], result.get('metadata') or {}, 0)
-    ename, evalue = answer.get('ename') or '', answer.get('evalue') or ''
-    if answer.get('status') == 'error':
-        ename = ename or 'EnvironmentSetupError'
-        yield error(ename, evalue, flat(answer.get('traceback')))
-    yield execute_reply('error' if answer.get('status') == 'error' else 'ok', answer.get('status') != 'error', '',
-                        ename=ename, evalue=evalue)
-
-
-def flat(lines: Any) -> list[str]:
-    """Traceback lines out of nested lists; null is none."""
-    if isinstance(lines, str):
-        return [lines]
-    return [line for part in lines or () for line in flat(part)]

@@ -10,7 +10,7 @@ import struct
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl
@@ -91,9 +91,13 @@ def read_request(stream: Any) -> Received | None:
     return Received(first[1].decode().rpartition('/')[2], headers, dict(parse_qsl(body.decode(), keep_blank_values=True)))
 
 
+def site(**answers: list[list[Piece]]) -> AbstractContextManager[Site]:
+    return site_on(0, answers)
+
+
 @contextmanager
-def site(**answers: list[list[Piece]]) -> Iterator[Site]:
-    with socket.create_server(('127.0.0.1', 0)) as listener:
+def site_on(port: int, answers: Mapping[str, list[list[Piece]]]) -> Iterator[Site]:
+    with socket.create_server(('127.0.0.1', port)) as listener:
         served = Site(answers, f'http://127.0.0.1:{listener.getsockname()[1]}/erp5')
         thread = threading.Thread(target=served.serve, args=(listener,), daemon=True)
         thread.start()

@@ -177,7 +177,7 @@ def test_there_and_back(home: Place, away: Place, tmp_path: Path, monkeypatch: p
         one.execute('mapping = context.kept')
         expected = outcome(one, 'a.sum(), same.sum(), module')
         request = one._request('print("once")', '', True)
-        assert next(iter(list(one.run(request))))['text'] == 'once\n'
+        assert next(iter(list(one.delivery.run(request))))['text'] == 'once\n'
     path = home.export(name, tmp_path / 'there')
     assert away.take(path) == name
     assert len(away.pieces(name)) - len(home.pieces(name)) == (0 if away.uri.startswith('post') else -1)  # halves are equal
@@ -187,7 +187,7 @@ def test_there_and_back(home: Place, away: Place, tmp_path: Path, monkeypatch: p
                 'one') in outcome(two, 'document')[0]
         assert 'it refers to an object of the database from which this notebook was imported' in outcome(two, 'mapping')[0]
         lines = two.context()['lines']
-        assert next(iter(list(two.run(request))))['text'] == 'once\n' and two.context()['lines'] == lines  # it has been run
+        assert next(iter(list(two.delivery.run(request))))['text'] == 'once\n' and two.context()['lines'] == lines  # it has been run
         two.execute('part[0] = 2')
         two.execute('assert a[5] == 2 and part[0] == 2; module.getId()')
     assert away.faults() == []

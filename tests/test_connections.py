@@ -1,6 +1,7 @@
 """Connections: tables of targets and settings, each source in its turn, and that no password shows itself anywhere."""
 
 import copy
+import getpass
 import json
 import os
 import pickle
@@ -8,6 +9,7 @@ import socket
 import subprocess
 import sys
 import textwrap
+import threading
 import traceback
 from datetime import date
 
@@ -17,8 +19,8 @@ import scripted_site
 from ipython_erp5 import local_node
 from ipython_erp5.client import Client
 from ipython_erp5.connections import Connection, made_reference, resolve, site_url
-from ipython_erp5.credentials import Secret
-from ipython_erp5.errors import NodeError, TargetError, UnauthorizedError, UnsupportedError
+from ipython_erp5.credentials import Secret, ask
+from ipython_erp5.errors import NodeError, SiteUnreachableError, TargetError, UnauthorizedError, UnsupportedError
 
 URL = 'https://erp5.example.com/erp5'
 
@@ -501,3 +503,41 @@ def test_one_that_fails_on_the_way_says_what_was_sent(installed):
         assert served.received == [] and 'hunter2' not in str(raised.value)
         with pytest.raises(UnauthorizedError, match=r"'deaf' failed at the answer of .*\(HTTP 401, nothing was run\): RuntimeError"):
             client_of(served, auth='deaf').exists('r')
+
+
+# ---------------------------------------------------------------- what is said of a site that is none
+def test_what_speaks_no_tls_was_sent_nothing():
+    def answer():
+        connection, _ = listener.accept()
+        with connection:
+            connection.recv(1000)
+            connection.sendall(b'HTTP/1.1 400 Bad Request\r\n\r\n')
+    with socket.create_server(('127.0.0.1', 0)) as listener:
+        thread = threading.Thread(target=answer)
+        thread.start()
+        url = f'https://127.0.0.1:{listener.getsockname()[1]}/erp5'
+        with pytest.raises(SiteUnreachableError, match='expected TLS from https://.*Nothing was sent; .*http://'):
+            Client(Connection('n', url, 'ana', Secret('x'), 'r')).exists('r')
+        thread.join(20)
+
+
+def test_a_port_where_nobody_listens_is_said_in_few_words():
+    with socket.create_server(('127.0.0.1', 0)) as nobody:
+        url = f'http://127.0.0.1:{nobody.getsockname()[1]}/erp5'
+    with pytest.raises(SiteUnreachableError, match=f'^nothing answers at {url}: .Errno 111. Connection refused. Nothing was sent; check'):
+        Client(Connection('n', url, 'ana', Secret('x'), 'r')).exists('r')
+
+
+# ---------------------------------------------------------------- who is asked
+def test_nobody_is_asked_without_a_terminal_or_in_a_thread(monkeypatch):
+    """`getpass` itself would ask on the controlling terminal of whoever runs this."""
+    typed = []
+    monkeypatch.setattr('getpass.getpass', lambda prompt: typed.append(prompt) or 'typed')
+    assert getpass.getpass.__module__ == __name__ and ask('Password: ') == 'typed'   # as a kernel does
+    thread = threading.Thread(target=lambda: typed.append(ask('In a thread: ')))
+    thread.start()
+    thread.join()
+    assert typed == ['Password: ', '']
+    monkeypatch.undo()
+    monkeypatch.setattr(sys, 'stdin', None)
+    assert ask('Password: ') == ''

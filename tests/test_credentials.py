@@ -5,8 +5,11 @@ import json
 import os
 import pickle
 import re
+import signal
 import subprocess
 import sys
+import threading
+import traceback
 import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,10 +21,13 @@ from conftest import Node, running
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
 from raw_http import Sample, form, multipart, request, send, token
+from scripted_site import http, site
 
 import ipython_erp5
+from ipython_erp5.connections import resolve
+from ipython_erp5.credentials import Secret
 from ipython_erp5.node.publisher import PUBLISHED
-from ipython_erp5.session import Session
+from ipython_erp5.session import Session, open_session
 
 SECRET = 'correct-horse-battery'
 FORMS = 'application/x-www-form-urlencoded'
@@ -252,7 +258,10 @@ def test_no_traceback_and_no_history_of_a_session_shows_the_password(used: Node,
         for cell in ('%load_ext ipython_erp5', f'%xmode {mode}', '%erp5_connect --reference session', '%%erp5\nx = 1', '%%erp5\n1 / 0',
                      '%erp5 y', '%tb', '%erp5_status', '%erp5_vars', '%%erp5 --nonsense\n1', '%%erp5\nimport os; os._exit(3)',
                      f'%erp5_connect {nowhere}', '%tb', '%history -n', 'print(In)', "import ipython_erp5\nsession = ipython_erp5.connect()",
-                     'session, session.client, vars(session)', 'session.execute(5)', '%tb', 'session.execute("1 / 0")', '%tb',
+                     'session, session.client, vars(session), vars(session.client), vars(session.client.renewal)', '%erp5_debug',
+                     '%config ERP5Magics', '%erp5_help settings', 'import os; del os.environ["ERP5_PASSWORD"]',
+                     '%erp5_connect', '%tb', 'vars(session.client.renewal.connection), [*map(repr, vars(session.client).values())]',
+                     'session.execute(5)', '%tb', 'session.execute("1 / 0")', '%tb',
                      f'ipython_erp5.connect({nowhere!r}, password={"x" + "y"!r})', '%tb', "session.client.post(5, {'a': 1})", '%tb',
                      'session.client.url = 5; session.execute("1")', '%tb', '%unload_ext ipython_erp5'):
             shell.run_cell(cell, store_history=True)
@@ -265,6 +274,58 @@ def test_a_session_that_is_refused_says_nothing_of_what_it_tried(used: Node) -> 
               "except ipython_erp5.ERP5Error:\n    traceback.print_exc()")
     done = subprocess.run([sys.executable, '-c', script, used.url], input='not ' + SECRET, capture_output=True, text=True, timeout=60)
     assert 'UnauthorizedError' in done.stderr and SECRET not in done.stderr + done.stdout
+
+
+FAILING = {   # what a user may do, and what goes wrong
+    'wrong password': lambda url: ipython_erp5.connect(url, user='admin', password=given(), reference='r'),
+    'no site': lambda url: ipython_erp5.connect('http://127.0.0.1:9/erp5', user='admin', password=given()),
+    'no such file': lambda url: ipython_erp5.connect(url, user='admin', password=given(), ca_bundle='/nowhere'),
+    'no such authentication': lambda url: ipython_erp5.connect(url, user='admin', password=given(), auth='nosuch'),
+    'unknown key': lambda url: ipython_erp5.connect('sales'),
+    'no such connection': lambda url: ipython_erp5.connect('sale'),
+    'no certificate': lambda url: ipython_erp5.connect('warehouse'),
+    'html': lambda url: session_at(url).execute('1'),
+    'refused': lambda url: session_at(url).notebooks(),
+    'not to be sent': lambda url: session_at(url).client.post('Base_executeJupyter', {'python_expression': '\ud800'}),
+    'interrupted': lambda url: interrupted(session_at(url)),
+}
+
+
+def given() -> str:
+    return SECRET
+
+
+def session_at(url: str) -> Session:
+    return open_session(resolve(url, user='admin', password=Secret(SECRET), reference='r'))
+
+
+def interrupted(session: Session) -> None:
+    """Ctrl-C while an answer is waited for, deep in the libraries, whose variables have the headers."""
+    threading.Timer(.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+    session.status()
+
+
+@pytest.mark.parametrize('name', FAILING)
+def test_no_variable_of_a_traceback_shows_the_password(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `%debug`, Verbose tracebacks, and services that collect errors show: the locals of all frames, ours and those below."""
+    ini = tmp_path / 'connections.ini'
+    ini.write_text(f'[sales]\nurl = https://host/erp5\npasword = x\npassword = {SECRET}\n[warehouse]\nurl = https://host/erp5\n'
+                   f'auth = certificate\ntoken = {SECRET}\nuser = ana\npassword = {SECRET}\n')
+    ini.chmod(0o600)
+    monkeypatch.setenv('ERP5_CONNECTIONS', str(ini))
+    refused, released = [http('no', '401 Unauthorized')], threading.Event()
+    with site(Base_checkExistingReference=[refused], Base_executeJupyter=[[http('<html>')], refused],
+              Base_getJupyterStatus=[[released, http({})]]) as served:
+        try:
+            FAILING[name](served.url)
+        except BaseException as error:
+            raised = error.with_traceback(error.__traceback__ and error.__traceback__.tb_next)   # without this test's own variables
+        finally:
+            released.set()
+    shown = ''.join(traceback.TracebackException.from_exception(raised, capture_locals=True).format())
+    assert 'ipython_erp5' in shown and isinstance(raised, (ipython_erp5.ERP5Error, KeyboardInterrupt)), shown
+    assert isinstance(raised, KeyboardInterrupt) == (name == 'interrupted')
+    assert not shows(shown.encode()), shown
 
 
 def test_the_journal_is_there_to_be_looked_at(used: Node) -> None:

@@ -90,7 +90,8 @@ def differing(one: dict[str, Any], other: dict[str, Any]) -> set[str]:
 def test_what_loading_changes_and_that_unloading_changes_it_back(shell: InteractiveShell) -> None:
     before = places(shell)
     shell.run_line_magic('load_ext', 'ipython_erp5')
-    assert differing(before, places(shell)) == {'configurables', 'cleanup', 'line magics', 'cell magics', 'registry'}
+    assert differing(before, places(shell)) == {
+        'configurables', 'cleanup', 'line magics', 'cell magics', 'registry', 'matchers', 'token transformers', 'event post_run_cell'}
     shell.run_line_magic('unload_ext', 'ipython_erp5')
     assert differing(before, places(shell)) == set()
 

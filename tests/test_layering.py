@@ -31,28 +31,61 @@ LAYERS = {
     'diagnosis': 'errors fidelity paths serializers',                          # culprits inside a value, and their paths
     'report': 'diagnosis',                                                     # what was not saved, why, the way out
     'transformer': '',                                                         # markers -> magics, a function of lines
+    'remote_code': 'transformer',                                              # what stands at the cursor: code, or words of a magic
+    'magic_words': 'remote_code',                                              # which word of a magic is typed
+    'help_lines': 'transformer',                                               # `%erp5 name?`
     'authentication': 'errors',                                                # how a client shows who it is
     'local_node': 'errors',                                                    # the node of this user: files, starting it
     'settings': 'errors',                                                      # the file of connections
     'credentials': 'errors authentication settings',                           # as whom: user, password, token
     'connections': 'errors local_node authentication credentials settings',    # what was typed -> where and as whom
-    'client': 'errors wire connections authentication',                        # all HTTP to a site
-    'reply': 'errors wire',                                                    # what one cell did
-    'ctrl_c': '',                                                              # Ctrl-C while a remote cell runs
-    'delivery': 'errors wire client reply',                                    # one request to the site, at most once
-    'session': 'errors wire connections client ctrl_c delivery reply serializers',  # a notebook of a site: execute, push, pull
-    'display': 'errors wire report',                                           # events -> IPython display
+    'cell_text': '',                                                           # the statements of a cell, in either Python
+    'splitting': 'cell_text environment errors',                               # a cell for a stock site: what defines first, then the rest
+    'stock': 'cell_text errors wire',                                          # what a stock site says, and values for it
+    'exchanges': '',                                                           # what went to the site and came back lately
+    'octets': '',                                                              # bodies of requests and answers that are memory
+    'trouble': 'errors wire authentication credentials stock',                  # what goes wrong with a site, as errors
+    'client': 'errors wire connections authentication stock credentials exchanges octets trouble',  # all HTTP to a site
+    'reply': 'errors wire stock',                                              # what one cell did
+    'ctrl_c': 'errors reply',                                                  # Ctrl-C while a remote cell runs
+    'delivery': 'errors wire client reply stock trouble',                      # one request to the site, at most once
+    'handle': 'errors wire delivery history reply',                            # a cell that nobody waits for
+    'history': 'errors',                                                       # the lines of a notebook, and finding one
+    'known_names': 'wire',                                                     # the names of a notebook, as far as they were heard
+    'stock_delivery': 'client delivery errors report splitting stock wire',    # the requests that a stock site needs for one cell
+    'reconnecting': 'errors authentication client connections credentials exchanges local_node',  # where the site is now, and as whom
+    'transfer': 'arrays diagnosis errors fidelity report serializers',         # values -> bytes and large buffers, and back
+    'shipping': 'client delivery errors octets transfer',                      # large buffers in requests of their own, as often as needed
+    'values': 'client errors reply serializers shipping transfer wire stock',  # what may be pushed and pulled
+    'session': 'errors wire connections client ctrl_c delivery reply handle history stock_delivery exchanges reconnecting transfer values '
+               'known_names',
+    #                                                                          # a notebook of a site: execute, push, pull
+    'progress': '',                                                            # one line about what takes long
+    'display': 'errors wire progress report',                                  # events -> IPython display
     'options': 'errors',                                                       # the words of a magic's line
-    'sessions': 'errors connections options session',                          # the sessions of one shell
-    'magics': 'errors wire display options reply session sessions',            # connecting, and running cells
+    'sessions': 'errors connections options session exchanges',                # the sessions of one shell
+    'completion': 'connections known_names magic_words remote_code session sessions settings',  # Tab and Shift-Tab of what is there
+    'magics': 'local_values values errors wire display options reply session sessions background credentials progress reconnecting',
+    #                                                                          # connecting, and running cells
+    'background': 'errors wire display handle history local_values session',   # where the outputs of such a cell go
+    'recalling': 'errors display handle history magics options session',       # cells and lines that are there already
+    'mode': 'errors display magics options sessions transformer',              # which cells run there: marked ones, or all
+    'masking': '',                                                             # a typed password, out of IPython's history
+    'official': 'connections credentials display magics masking mode options session settings',  # the magics of ERP5's own kernel
     'looking': 'errors display magics options sessions status',                # what there is: variables, notebooks, nodes
-    'extension': 'errors looking magics sessions transformer',                 # load and unload, without a trace
+    'local_values': 'errors report reply values',                              # the local end of a push or a pull in IPython
+    'moving': 'magics options',                                                # %erp5_push, %erp5_pull
+    'manual': '',                                                              # the pages of %erp5_help
+    'helping': 'errors display exchanges magics manual options',               # the manual; what went to the sites
+    'extension': 'moving helping errors looking magics mode official sessions transformer recalling completion help_lines',
+    #                                                                          # load and unload, without a trace
     'status': 'errors local_node connections credentials client display report',  # what a node says of itself, for people
     'command': 'errors local_node',                                            # what all subcommands have in common
+    'converting': 'command errors transformer',                                # a notebook of ERP5's own kernel -> the standard one
     'upkeep': 'command report node.cluster',                                   # pack, export, import, verify
     'accounts': 'errors local_node command display node.users',                # the users of a site
-    'cli': 'errors local_node accounts command status upkeep node.cluster',    # serve, start, stop, status
-    '__init__': 'errors connections session extension',                        # the public names
+    'cli': 'errors local_node accounts command converting status upkeep node.cluster',  # serve, start, stop, status
+    '__init__': 'errors connections session extension credentials',            # the public names
     '__main__': 'cli',                                                         # python -m ipython_erp5
     'node.__init__': '',                                                       # says what the wall is
     'node.journal': '',                                                        # the log: lines, and what they must not show
@@ -65,13 +98,17 @@ LAYERS = {
     'node.limits': 'errors report wire',                                       # sizes and times that may be used
     'node.source': '',                                                         # the code filenames of cells
     'node.tracebacks': 'node.source',                                          # which frames of an error are shown, and how
-    'node.shell': 'errors wire node.namespace node.source node.tracebacks',    # the IPython shell that runs a cell
+    'node.threads': '',                                                        # which cell a thread works for
+    'node.shell': 'errors wire node.namespace node.source node.threads node.tracebacks',  # the IPython shell that runs a cell
     'node.libraries': '',                                                      # what libraries keep for everybody
     'node.references': 'errors node.libraries',                                # what is referred to rather than copied
     'node.chunks': 'arrays errors',                                            # large buffers in pieces, mapped and shared
     'node.names': '',                                                          # what a code object could do to its globals
     'node.namespace': 'errors node.names',                                     # globals into which variables come when asked for
     'node.audit': 'node.names node.namespace',                                 # what only the interpreter sees a cell do
+    'node.bodies': '',                                                         # bodies between a socket and files, past waitress
+    'node.parcels': 'errors node.bodies node.chunks node.storage',             # large buffers between a client and a cell
+    'node.carrying': 'errors report transfer wire node.parcels node.references',  # the values of a push and a pull, in the cell
     'node.definitions': 'live node.chunks node.references',                    # classes and functions that records share
     'node.sharing': '',                                                        # which variables belong together
     'node.stored': 'node.chunks',                                              # a notebook's variables in ZODB
@@ -82,18 +119,21 @@ LAYERS = {
     'node.saving': 'errors fidelity report node.context node.sharing node.stored node.units',  # what changed, into the database
     'node.document': 'errors',                                                 # what ERP5 calls a document, and its module
     'node.notebook': 'wire node.claims node.document node.stored',             # Data Notebook, its lines, its claim
+    'node.history': 'node.notebook',                                           # a page of a notebook's lines, as JSON
     'node.cell': 'errors wire environment setups serializers report node.audit node.claims node.context node.namespace node.notebook '
                  'node.references node.saving node.source node.storage',
     #                                                                          # one cell as one transaction
     'node.users': 'errors node.storage',                                       # users, and which notebooks each may use
     'node.portal': 'errors wire node.document node.metrics node.notebook node.users',  # the site: modules, catalog, users
-    'node.executor': 'errors wire node.cell node.claims node.descendants node.journal node.limits node.notebook node.shell '
-                     'node.tracebacks',
+    'node.completing': 'environment serializers node.cell node.context node.shell node.stored',  # what is asked while somebody types
+    'node.executor': 'errors wire node.carrying node.cell node.claims node.descendants node.journal node.limits '
+                     'node.notebook node.shell node.completing node.tracebacks',
     #                                                                          # the process that runs cells
     'node.preload': 'node.cell node.descendants node.executor node.portal node.shell',  # imported once, before the forks
     'node.process': 'wire node.claims node.descendants node.executor node.limits node.memory node.cell',
     #                                                                          # one executor process, seen from the node
     'node.pool': 'node.process node.cell',                                     # the processes: start, choose, give back
+    'node.questions': 'node.completing node.executor node.journal node.pool node.process',  # its processes, and the answer in time
     'node.run': 'wire node.claims node.process',                               # one request on its way, and its lines
     'node.turns': 'node.run',                                                  # whose turn it is
     'node.registry': 'node.journal node.storage',                              # the nodes, as they find each other in the database
@@ -105,11 +145,12 @@ LAYERS = {
                      'node.pool node.process node.run node.signals node.storage node.turns',
     #                                                                          # requests: at most once, here or elsewhere
     'node.housekeeping': 'node.dispatch node.journal node.limits node.memory node.pool',  # memory, idle executors, what was not written
-    'node.service': 'errors wire serializers node.dispatch node.journal node.metrics node.peers node.portal node.registry node.signals '
+    'node.service': 'errors octets wire serializers node.bodies node.parcels node.history node.dispatch node.journal '
+                    'node.metrics node.peers node.portal node.registry node.signals node.completing node.questions '
                     'node.users',
     #                                                                          # what the published methods ask of a node
-    'node.publisher': 'node.journal node.portal node.service node.storage',    # WSGI, authorization, event stream
-    'node.packing': 'errors report node.chunks node.journal node.storage',     # removing what no record needs
+    'node.publisher': 'node.bodies node.journal node.portal node.service node.storage',  # WSGI, authorization, event stream
+    'node.packing': 'errors report node.chunks node.parcels node.journal node.storage',  # removing what no record needs
     'node.tls': 'errors',                                                      # TLS before waitress, which has none
     'node.integrity': 'serializers node.chunks',                               # bytes that are what was stored, or not
     'node.verifying': 'report wire node.chunks node.document node.integrity node.storage node.stored',  # whether all of it can be read
@@ -130,7 +171,7 @@ UPWARDS = {('node.executor', 'node.preload')}                                  #
 
 # What the client half needs besides the standard library. Everything else belongs behind the wall.
 CLIENT_REQUIREMENTS = {'IPython', 'traitlets', 'cloudpickle', 'dill', 'zodbpickle', 'requests', 'urllib3', 'keyring', 'ipykernel'}
-ONLY_WHERE = {'requests': {'client'}, 'urllib3': {'client'}, 'dill': {'serializers'}, 'keyring': {'credentials'}}
+ONLY_WHERE = {'requests': {'client', 'trouble'}, 'urllib3': {'client', 'trouble'}, 'dill': {'serializers'}, 'keyring': {'credentials'}}
 
 
 def module_of(path):

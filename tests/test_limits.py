@@ -12,8 +12,10 @@ from conftest import Node, running
 from IPython.core.interactiveshell import InteractiveShell
 from traitlets.config import Config
 
+from ipython_erp5 import wire
 from ipython_erp5.errors import ERP5Error, NodeError
 from ipython_erp5.node.cluster import Settings
+from ipython_erp5.node.run import Run
 from ipython_erp5.session import Session
 
 SMALL = 3_900_000  # bytes of a file, less than one piece of an array of 160 MB
@@ -150,3 +152,12 @@ def test_a_full_disk(cramped: Node) -> None:
         assert not_saved(session, 'large = np.random.default_rng(2).random(5_600_000)') == {}
         session.execute('assert len(large) == 5_600_000 and b == [1, 2, 4]')
     assert cramped.faults() == []
+
+
+def test_what_is_not_kept_of_a_long_output_is_said() -> None:
+    kept, line = Run(wire.Request()), wire.encode(wire.stream('stdout', 'x' * (1 << 20)))
+    for _ in range(20):
+        kept.add(line, False)
+    kept.add(wire.encode(wire.execute_reply('ok', True, 'id')), True)
+    *shown, said, reply = map(wire.decode, kept.follow())
+    assert 0 < len(shown) <= 16 and 'more is missing here' in said['text'] and reply['msg_type'] == 'execute_reply'

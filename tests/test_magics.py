@@ -129,7 +129,8 @@ def test_sessions_go_with_the_shell(loaded: InteractiveShell) -> None:
     ('%%erp5', '\n'),
 ])
 def test_the_body_is_sent_exactly(typed: Type, cell: str, body: str) -> None:
-    with fresh(Base_executeJupyter=[streamed()]) as served:
+    ours = {'Base_getJupyterStatus': each([http({'node': 'n'})]), 'Base_getJupyterContext': each([http({})])}   # no stock site: those
+    with fresh(Base_executeJupyter=[streamed()], **ours) as served:                                           # run no magics
         connect(typed, served)
         typed(cell).raise_error()
     assert served.received[-1].form['python_expression'] == body
@@ -163,15 +164,6 @@ def test_a_remote_error_shows_the_remote_traceback_and_no_frame_of_ours(typed: T
     assert capsys.readouterr().out == 'before\nCell In[1], line 2\n1/0\n'
 
 
-@pytest.mark.parametrize('option', ['--push a', '--pull=a', '--noblock'])
-def test_options_of_later_versions_are_refused(typed: Type, option: str) -> None:
-    with fresh(Base_executeJupyter=[streamed()]) as served:
-        connect(typed, served)
-        with pytest.raises(errors.UnsupportedError, match=f'{option[:6]}.* not available in this version'):
-            typed(f'%%erp5 {option}\n1').raise_error()
-    assert served.count('Base_executeJupyter') == 0
-
-
 def test_a_time_limit_is_sent(typed: Type) -> None:
     with fresh(Base_executeJupyter=[streamed()]) as served:
         connect(typed, served)
@@ -186,7 +178,7 @@ def test_a_stock_site_has_no_time_limits(typed: Type, capsys: pytest.CaptureFixt
     with fresh(Base_executeJupyter=each([http(stock(code_result='hello\n'))])) as served:
         connect(typed, served)
         typed('%%erp5 --timeout 2\n1').raise_error()
-    assert 'it ran without its time limit' in capsys.readouterr().err
+    assert 'it ends no cell by itself' in capsys.readouterr().err
 
 
 # ---------------------------------------------------------------- expressions
@@ -239,6 +231,34 @@ def test_the_serializer_is_told(typed: Type, capsys: pytest.CaptureFixture[str],
     with fresh(Base_getJupyterStatus=each([status]), Base_getJupyterContext=each([context])) as served:
         connect(typed, served)
     assert capsys.readouterr().out.endswith(f'serializer {serializer}\n')
+
+
+@pytest.mark.parametrize('reference, others, meant', [
+    ('sale', ['sales', 'stock'], 'sales'), ('SALES', ['sales'], 'sales'), ('sales 2026', ['sales 2025', 'sales'], ''),
+    ('sale-2026', ['sales-2026', 'sales-2025'], 'sales-2026'), ('stock', ['sales'], ''), ('sales', [], '')])
+def test_a_new_notebook_beside_one_of_nearly_its_name(typed: Type, capsys: pytest.CaptureFixture[str], reference: str, others: list[str],
+                                                      meant: str) -> None:
+    rows = [{'reference': other, 'title': other} for other in others]
+    with fresh(Base_getJupyterStatus=each([http({'node': 'n'})]), Base_getJupyterContext=each([http({})]),
+               Base_executeJupyter=each([http(rows)])) as served:
+        connect(typed, served, f'--reference "{reference}"')
+    assert (f'(new; did you mean {meant!r}?)' if meant else '(new)') in capsys.readouterr().out
+
+
+def test_the_name_of_a_session_is_meant_where_no_connection_has_it(typed: Type) -> None:
+    with fresh() as served:
+        connect(typed, served)
+        name = served.url.split('/')[2]
+        with pytest.raises(errors.OptionError, match=f'no session .x{name}. .did you mean {name}'):
+            typed(f'%%erp5 --connection x{name}\n1').raise_error()
+
+
+def test_what_could_not_be_connected_leaves_nothing_open(typed: Type) -> None:
+    """ResourceWarnings are errors here."""
+    with fresh(Base_getJupyterStatus=each([http({'serializers': ['dill']})])) as served:
+        with pytest.raises(errors.OptionError, match='no serializer .dil. .did you mean dill'):
+            connect(typed, served, '--reference r --serializer dil')
+        assert typed('%erp5_status').success
 
 
 def test_a_cell_without_a_session_connects_to_the_default_and_says_so(typed: Type, capsys: pytest.CaptureFixture[str],
@@ -331,7 +351,7 @@ def test_variables_environment_status_interrupt(typed: Type, capsys: pytest.Capt
         typed('%erp5_status').raise_error()
         assert capsys.readouterr().out.splitlines()[2:] == ['', 'node       n1', 'executors  2']
         typed('%erp5_interrupt').raise_error()
-        assert 'not running' in capsys.readouterr().out
+        assert capsys.readouterr().out == 'Nothing to interrupt: no cell runs in the notebook.\n'
 
 
 def test_a_stock_site_says_what_it_cannot_do(typed: Type, capsys: pytest.CaptureFixture[str]) -> None:

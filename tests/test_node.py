@@ -466,9 +466,10 @@ def test_sigterm_ends_a_node_and_all_its_processes(tmp_path: Path) -> None:
 ], ids=['sleep', 'loop', 'lock', 'subprocess', 'await', 'queue'])
 def test_an_interrupt_ends_a_cell_and_nothing_is_lost(session: Session, code: str) -> None:
     session.execute('a = [1]')
+    said: list[wire.Message] = []
     with in_background(session) as start:
-        cell = start(session, f"a.append(2); print('begun', flush=True)\n{code}\na.append(3)")
-        until(lambda: session.running and session.status()['running'])  # type: ignore[index]
+        cell = start(session, f"a.append(2); print('begun', flush=True)\n{code}\na.append(3)", on_message=said.append)
+        until(lambda: wire.stream('stdout', 'begun\n') in said)
         time.sleep(.3)
         begun = time.monotonic()
         assert session.interrupt()['status'] == 'interrupted'
@@ -526,7 +527,7 @@ def test_interrupts_at_any_moment_lose_no_message(session: Session) -> None:
 def test_a_client_that_leaves_does_not_end_its_cell(node: Node, session: Session) -> None:
     request = wire.Request("import time\nprint('begun')\ntime.sleep(.6)\ndone = 1", session.reference, request_id=uuid.uuid4().hex)
     with node.session(session.reference) as leaving:
-        stream = leaving.run(request)
+        stream = leaving.delivery.run(request)
         assert next(message for message in stream if message['msg_type'] != 'keepalive')['text'] == 'begun\n'
         stream.close()  # type: ignore[attr-defined]
     assert session.execute('done').result == {'text/plain': '1'}

@@ -85,7 +85,7 @@ def test_an_id_that_runs_on_one_node_is_attached_to_from_the_other(sessions: tup
 
         def follow() -> list[wire.Message]:
             found = []
-            for message in two.run(asked):
+            for message in two.delivery.run(asked):
                 if message['msg_type'] != 'keepalive':
                     arrived.append(time.monotonic())
                     found.append(message)
@@ -97,6 +97,19 @@ def test_an_id_that_runs_on_one_node_is_attached_to_from_the_other(sessions: tup
     assert arrived[-1] - arrived[0] > .5  # the first output came while the cell was still running
     assert mark.read_text() == 'x'
     assert without_times(all_of(two, asked)) == expected  # and from the history
+
+
+def test_any_node_says_what_runs_in_the_notebook(sessions: tuple[Session, Session], tmp_path: Path) -> None:
+    one, two = sessions
+    for number in (1, 2):   # the second one's id went with the first one, so that there is no claim of its own
+        mark = tmp_path / str(number)
+        with ThreadPoolExecutor(1) as threads:
+            running = threads.submit(one.execute, SLOW.format(mark=str(mark), seconds=1))
+            begun(one, mark)
+            assert one.past.find() == two.past.find() == one.running
+            assert two.attach(one.running).text == 'begun\ndone\n'
+            assert two.past.find() == running.result().request_id
+    assert [entry['number'] for entry in two.history()] == [1, 2]
 
 
 def test_an_id_that_runs_elsewhere_is_refused_for_another_cell(sessions: tuple[Session, Session], tmp_path: Path) -> None:
@@ -116,7 +129,8 @@ def test_a_cell_waits_for_that_on_another_node_and_says_so(sessions: tuple[Sessi
     with ThreadPoolExecutor(1) as threads:
         running = threads.submit(one.execute, SLOW.format(mark=str(tmp_path / 'mark'), seconds=2) + "\norder.append('first')")
         begun(one, tmp_path / 'mark')
-        waits = [message['waiting'] for message in two.run(request(two, "order.append('second')")) if message['msg_type'] == 'keepalive']
+        waits = [message['waiting'] for message in two.delivery.run(request(two, "order.append('second')"))
+                 if message['msg_type'] == 'keepalive']
         running.result()
     assert any('another cell of this notebook runs on the node' in reason for reason in waits)
     assert one.execute('order').result == {'text/plain': "['first', 'second']"}
@@ -176,7 +190,7 @@ def test_who_comes_again_before_the_node_has_noticed_gets_his_turn(sessions: tup
         running = threads.submit(one.execute, SLOW.format(mark=str(tmp_path / 'mark'), seconds=6))
         begun(one, tmp_path / 'mark')
         asked = request(left, 'n += 1')
-        lines = left.run(asked)
+        lines = left.delivery.run(asked)
         first = threads.submit(next, lines)
         time.sleep(.3)
         found = threads.submit(all_of, again, asked)
@@ -245,7 +259,7 @@ def test_a_node_that_is_killed_loses_its_cell_and_nothing_else(tmp_path: Path, s
         one.execute('kept = [1]; b = kept')
         knows(two, third.url)
         asked = request(one, SLOW.format(mark=str(tmp_path / 'mark'), seconds=60) + '\nkept.append(2)')
-        lines = one.run(asked)
+        lines = one.delivery.run(asked)
         assert next(lines)['text'] == 'begun\n'
         begun(one, tmp_path / 'mark')
         children = psutil.Process(third.process.pid).children(recursive=True)
@@ -318,7 +332,7 @@ def test_a_client_that_reaches_nobody_any_more_says_so(nodes: list[Node], monkey
         with connected(url, nodes[0], f'test {uuid.uuid4()}') as session:
             session.execute('n = 0')
             threading.Timer(.5, cut.refuse).start()
-            with pytest.raises(ERP5Error, match='whether it was run is not known.*its id is'):
+            with pytest.raises(ERP5Error, match='whether it was run is not known; its id is .*%erp5_result'):
                 session.execute('import time; time.sleep(20)')
 
 

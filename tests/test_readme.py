@@ -22,7 +22,7 @@ README = (ROOT / 'README.rst').read_text(encoding='utf-8')
 LINES = README.splitlines()
 UNDERLINES = '=-'
 MAGICS = (ERP5Magics, *OTHERS)
-FOREIGN_OPTIONS = {'--ext'}     # IPython's
+FOREIGN_OPTIONS = {'--ext', '--execute'}     # IPython's, nbconvert's
 
 
 def blocks(marker: str) -> list[str]:
@@ -39,7 +39,8 @@ def blocks(marker: str) -> list[str]:
 
 def magic_options() -> set[str]:
     magics = {name: getattr(owner, name) for owner in MAGICS for kind in owner.magics.values() for name in kind}
-    return {option for magic in magics.values() for action in magic.parser._actions for option in action.option_strings}
+    return {option for magic in magics.values() for action in magic.parser._actions for option in action.option_strings
+            if option.startswith('--')}
 
 
 def cli_options() -> set[str]:
@@ -81,7 +82,7 @@ def test_marks_are_closed_and_targets_exist() -> None:
 # ---------------------------------------------------------------- names
 def test_all_magics_and_only_those() -> None:
     magics = {f'{mark}{name}' for owner in MAGICS for kind, mark in (('line', '%'), ('cell', '%%')) for name in owner.magics[kind]}
-    assert set(re.findall(r'%+erp5\w*', README)) == magics
+    assert set(re.findall(r'%+(?:erp5|notebook_set_|my_notebooks)\w*', README)) == magics
 
 
 def test_all_options_and_only_those() -> None:
@@ -178,3 +179,12 @@ def test_the_serializer(monkeypatch: pytest.MonkeyPatch) -> None:
                                          lambda value: 'the document' if value is document else None)
     value, back = serializers.load(data, {'the document': document}.__getitem__)
     assert value == {'a': shared, 'b': shared} and value['a'] is value['b'] and back is document
+
+
+def test_what_is_asked_of_such_tools_is_shown_by_tests_that_there_are() -> None:
+    section = README.partition('\nWhat is asked of such tools\n')[2].partition('\nLimits\n')[0]
+    named = re.findall(r'``(\w+)::(test_\w+)``', section)[1:]   # the first one is the sentence about the names
+    assert len(re.findall(r'^\d+\. ', section, re.MULTILINE)) == 30 and len(named) > 50
+    missing = [f'{file}::{test}' for file, test in named
+               if f'def {test}(' not in (ROOT / 'tests' / f'test_{file}.py').read_text(encoding='utf-8')]
+    assert missing == []

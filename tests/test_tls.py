@@ -113,6 +113,12 @@ def test_outputs_stream_and_large_ones_arrive_whole(secure: Node, files: Files, 
         assert session.execute(f'text = {large!r}\nprint(text)').text == large + '\n'
 
 
+def test_large_values_go_and_come_as_they_are(secure: Node, files: Files) -> None:
+    with secure.session(ca_bundle=str(files('ours.pem'))) as session:
+        session.push(octets=bytes(range(256)) * 12_000)
+        assert session.pull('octets') == bytes(range(256)) * 12_000
+
+
 def test_interrupts(secure: Node, files: Files) -> None:
     with secure.session(ca_bundle=str(files('ours.pem'))) as session:
         begun = threading.Event()

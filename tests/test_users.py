@@ -23,7 +23,9 @@ from ipython_erp5.client import Client
 from ipython_erp5.connections import Connection
 from ipython_erp5.credentials import Secret
 from ipython_erp5.node import cluster, storage, users
+from ipython_erp5.node.bodies import PUT
 from ipython_erp5.node.publisher import PUBLISHED
+from ipython_erp5.octets import Octets
 from ipython_erp5.session import Session, open_session
 
 # Without a notebook's contents: who may run code at all may ask for these.
@@ -59,7 +61,8 @@ def session_of(site_of_three: Node) -> Iterator[As]:
 
 
 def asked(session: Session, method: str, **form: str) -> Any:
-    response = session.client.post(method, {'reference': session.reference, **form})
+    octets = Octets([memoryview(b'x')], lambda count: None) if method == PUT else None   # then the form is the query
+    response = session.client.post(method, {'reference': session.reference, **form}, octets=octets)
     return response.status_code, response.content.decode()
 
 
@@ -201,7 +204,7 @@ def test_a_share_with_nobody_says_so(session_of: As, user: str, remove: bool, te
     ana.execute('1')
     with pytest.raises(errors.UnknownUserError, match=text):
         ana.share(user, remove=remove)
-    with pytest.raises(errors.UnknownUserError, match='no notebook has this reference'):
+    with pytest.raises(errors.UnknownUserError, match="no notebook has the reference 'no such notebook'"):
         ana.share('bob', 'no such notebook')
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ipython_erp5 import wire
+from ipython_erp5 import stock, wire
 from ipython_erp5.errors import WireError
 
 JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -109,7 +109,7 @@ def test_the_stock_answer_always_has_all_its_keys(messages: list[wire.Message], 
 def test_a_stock_answer_says_what_the_messages_said(text: str, value: str, picture: str) -> None:
     sent = [wire.stream('stdout', text), wire.display_data({wire.PNG: picture}, {}, {}), wire.execute_result({wire.TEXT: value}, {}, 1),
             wire.execute_reply('ok', True, 'id')]
-    found = list(wire.stock_messages(wire.stock_answer(sent)))
+    found = list(stock.messages(wire.stock_answer(sent)))
     assert [message['msg_type'] for message in found] == ['stream'] * bool(text) + ['display_data', 'execute_result', 'execute_reply']
     assert ''.join(message['text'] for message in found if message['msg_type'] == 'stream') == text
     assert found[-2]['data'] == {wire.TEXT: value} and found[-3]['data'] == {wire.PNG: picture}
@@ -160,7 +160,7 @@ ERAS: dict[str, tuple[dict[str, Any], list[str], str, str]] = {
 @pytest.mark.parametrize('era', ERAS)
 def test_answers_of_every_era_are_understood(era: str) -> None:
     answer, kinds, text, ename = ERAS[era]
-    found = list(wire.stock_messages(answer))
+    found = list(stock.messages(answer))
     assert [message['msg_type'] for message in found] == kinds
     assert ''.join(message['text'] for message in found if message['msg_type'] == 'stream') == text
     assert found[-1]['ename'] == ename and found[-1]['status'] == answer['status']
@@ -171,7 +171,7 @@ def test_answers_of_every_era_are_understood(era: str) -> None:
 
 @given(st.recursive(st.none() | st.text(max_size=5), lambda inner: st.lists(inner, max_size=4), max_leaves=10))
 def test_tracebacks_are_flat_whatever_they_were(lines: Any) -> None:
-    assert all(isinstance(line, str) for line in wire.flat(lines)) and wire.flat(wire.flat(lines)) == wire.flat(lines)
+    assert all(isinstance(line, str) for line in stock.flat(lines)) and stock.flat(stock.flat(lines)) == stock.flat(lines)
 
 
 def test_a_lost_cell_and_a_refused_one() -> None:

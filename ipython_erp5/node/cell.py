@@ -59,6 +59,7 @@ class OpenNotebook:
         self.namespace.update(self.injected)
         self.prepared = 0
         self.hooks: list[str] = []
+        self.arrive: Callable[[], None] = lambda: None  # brings in what was sent with the cell
 
     @property
     def serializer(self) -> str:
@@ -87,6 +88,7 @@ class OpenNotebook:
             self.setups.run(processed.management_only)
             self.references.provide(self.setups.provided)
             self.context.begin(self.namespace.keys() - RESERVED)
+            self.arrive()
         self.names.trees.append(processed.tree)
         return processed.tree
 
@@ -154,11 +156,12 @@ class OpenNotebook:
         self.names.lend_no_more()
         self.references.provide(self.setups.provided)
         saved = save(self.context, self.mine(), self.count, functools.partial(self.suggest, request.python_expression), self.limit)
-        if self.setups.changed:
+        changed = self.setups.changed
+        if changed:
             self.notebook.environment = tuple(setup.as_record() for setup in self.setups.stored())
         warning = self.setups.warning()
         return wire.context(saved.saved, saved.deleted, [lost.as_message() for lost in saved.not_saved],
-                            [warning] if warning else [], self.serializer)
+                            [warning] if warning else [], self.serializer, self.setups.provided if changed else None)
 
     def mine(self) -> dict[str, object]:
         """The user's variables: not what the shell, the node or the environment has put there, if it is still that."""

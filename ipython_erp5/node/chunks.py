@@ -211,20 +211,21 @@ def blob_directory(storage: Any) -> str | None:
 
 
 class Draft:
-    """A piece that is in no transaction; its file, if it has one, goes with it unless it is kept."""
+    """A piece that is in no transaction; its file, if it has one, goes with it unless it is kept. `parts`: its bytes as they come."""
 
-    def __init__(self, part: memoryview, directory: str | None) -> None:
+    def __init__(self, parts: Iterable[memoryview], directory: str | None) -> None:
         self.path = ''
         if directory is None:
-            self.piece: Persistent = Piece(bytes(part))
+            self.piece: Persistent = Piece(b''.join(map(bytes, parts)))
             return
         self.piece = Blob()
         fd, self.path = tempfile.mkstemp(dir=directory, prefix='piece-')
         self.finalizer = weakref.finalize(self, remove, self.path, os.getpid())
         try:
             with open(fd, 'wb', buffering=0) as file:
-                while part:
-                    part = part[file.write(part):]
+                for part in parts:
+                    while part:
+                        part = part[file.write(part):]
         except BaseException:
             self.discard()
             raise
@@ -239,6 +240,12 @@ class Draft:
     def discard(self) -> None:
         if self.path:
             self.finalizer()
+
+
+def free(directory: str) -> int:
+    """Bytes of the disk that large buffers may have."""
+    system = os.statvfs(directory)
+    return max(0, system.f_bavail * system.f_frsize - RESERVE)
 
 
 def remove(path: str, pid: int) -> None:
@@ -256,6 +263,8 @@ class Buffers:
         self.directory = blob_directory(chunks._p_jar.db().storage)
         self.mappings: weakref.WeakValueDictionary[int, Mapping] = weakref.WeakValueDictionary()  # address -> while it is in use
         self.drafts: dict[bytes, Draft] = {}  # digest -> stored and not yet used
+        self.given: set[bytes] = set()  # digests of pieces that are not the notebook's yet, and never were
+        self.settled: dict[tuple[int, int], StoredBuffer] = {}  # (address, size) -> as it was stored last
         self.weight = 0  # bytes that are this process's own, about: what was mapped counts little as long as it is not written to
 
     # ------------------------------------------------------------ load
@@ -293,6 +302,10 @@ class Buffers:
     def store(self, view: memoryview) -> StoredBuffer:
         """Bytes of a C-contiguous view, ready to be used. StorageFullError if there is no room; nothing of the view is then left."""
         flat = memoryview(view).cast('B')
+        stored = self.settled[address_of(flat), len(flat)] = self.stored(flat)
+        return stored
+
+    def stored(self, flat: memoryview) -> StoredBuffer:
         mapping = self.mappings.get(address_of(flat))
         if mapping is None or len(mapping) != len(flat):
             parts, unchanged, old = spans(len(flat), length_for(len(flat), LONGEST if self.directory else LONGEST_RECORD)), None, None
@@ -306,6 +319,17 @@ class Buffers:
         known = self.known(digests, old)
         self.write({digest: flat[part] for digest, part in zip(digests, parts, strict=True) if digest not in known}, known)
         return StoredBuffer(len(flat), digests, tuple(known[digest] for digest in digests))
+
+    def keep(self, view: memoryview) -> StoredBuffer:
+        """Stored for a record that is not the notebook's: nothing is counted. What this cell has stored is not looked at again."""
+        flat = memoryview(view).cast('B')
+        stored = self.settled.get((address_of(flat), len(flat)))
+        if stored is None or not all(piece._p_jar is not None or digest in self.drafts
+                                     for digest, piece in zip(stored.digests, stored.pieces, strict=True)):
+            stored = self.store(flat)
+        for digest in set(stored.digests) & self.drafts.keys():
+            self.drafts.pop(digest).keep(self.chunks._p_jar)
+        return stored
 
     def known(self, digests: Iterable[bytes], old: StoredBuffer | None) -> dict[bytes, Persistent]:
         """The pieces that are there: of the buffer as it was loaded, prepared for another one, of the notebook."""
@@ -326,7 +350,7 @@ class Buffers:
         written: dict[bytes, Draft] = {}
         try:
             for digest, part in missing.items():
-                written[digest] = Draft(part, self.directory)
+                written[digest] = Draft([part], self.directory)
         except BaseException as error:
             for draft in written.values():
                 draft.discard()
@@ -337,8 +361,7 @@ class Buffers:
         known.update({digest: draft.piece for digest, draft in written.items()})
 
     def free(self) -> int:
-        system = os.statvfs(self.directory or '')
-        return max(0, system.f_bavail * system.f_frsize - RESERVE)
+        return free(self.directory or '')
 
     def full(self, needed: int, reason: str) -> StorageFullError:
         return StorageFullError(needed, self.free(), reason)
@@ -382,6 +405,8 @@ class Buffers:
         if draft is not None and draft.piece is piece:
             del self.drafts[digest]
             draft.keep(self.chunks._p_jar)
+        elif digest in self.given:
+            self.given.discard(digest)
         elif piece._p_jar is not None:
             self.chunks.garbage -= min(size, self.chunks.garbage)
         else:

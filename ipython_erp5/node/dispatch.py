@@ -93,6 +93,11 @@ class Dispatcher:
         with self.changed:
             return self.remembered.get(request_id)
 
+    def running(self, reference: str) -> Run | None:
+        """The cell that runs or waits here of a notebook."""
+        with self.changed:
+            return next((run for run in [*self.turns.running, *self.turns.queue] if run.request.reference == reference), None)
+
     def forget(self) -> None:
         """Of the ended runs the oldest. (With the lock.)"""
         ended = [key for key, run in self.remembered.items() if run.done]
@@ -111,9 +116,9 @@ class Dispatcher:
             raise
 
     def gave_up(self, run: Run) -> bool:
-        """A run that nobody reads and that still waits does not begin."""
+        """A run that nobody reads and that still waits does not begin, unless it was sent for nobody to wait for it."""
         with self.changed:
-            if run.done or run.readers or run in self.turns.running:
+            if run.done or run.readers or run in self.turns.running or run.request.detached:
                 return False
             self.turns.leave(run)
             del self.remembered[run.request_id]
@@ -129,7 +134,11 @@ class Dispatcher:
         self.tell(run)
 
     def waiting(self, run: Run) -> Lines:
-        """Keepalives until it is the run's turn, or its end if it is interrupted before."""
+        """Keepalives until it is the run's turn, or its end if it is interrupted before; of a detached one also that it is here."""
+        if run.request.detached:
+            with self.changed:
+                waiting = '' if run.woken.is_set() else self.turns.reason_to_wait(run)
+            yield wire.encode(wire.keepalive(waiting))
         patience = SOON
         while not run.woken.wait(patience):
             with self.changed:
@@ -149,8 +158,8 @@ class Dispatcher:
         except (EOFError, OSError) as error:
             yield from self.fail(run, f'no executor process could be started: {type(error).__name__} {error}'.strip())
             return None
-        for _ in run.process.written():  # from a thread or child of an earlier cell: not this cell's output
-            pass
+        for _, line in run.process.written():  # from C code or a child of an earlier cell: not this cell's output
+            self.journal.event('output', request_id='', output=wire.decode(line))
         self.learn(run)
         limit = TimeLimit.of(run.request, self.cell_timeout)
         run.process.send(run.request, run.known, limit)

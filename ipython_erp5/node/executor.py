@@ -5,6 +5,9 @@
     executor -> node   E line   a message of the running cell, relayed as it is
                        R lines  its last messages up to execute_reply, after the commit: the executor is idle again
                        H line   nothing has begun: another node may run a cell of this notebook (`claimed`), or the database is `away`
+    node -> executor   a JSON object with a `question` (see `completing`); no cell may follow one
+    executor -> node   P        the notebook is prepared
+                       A line   the answer, or null
     SIGINT             an interrupt of the request that was sent, also if it has not been read yet; after its limit, that
     fd 1, fd 2         pipes that the node reads: what C code and child processes write, and the last words of a dying process
 """
@@ -19,7 +22,6 @@ import signal
 import sys
 import threading
 import time
-from base64 import b64encode
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from multiprocessing.connection import Connection
@@ -29,7 +31,9 @@ from typing import TYPE_CHECKING, Any
 from .. import wire
 from ..errors import UnauthorizedError
 from . import descendants, journal
+from .carrying import Carrier
 from .claims import Held, Known, DatabaseAway
+from .completing import Answering
 from .limits import TimeLimit
 from .shell import CellShell
 from .tracebacks import name_and_text
@@ -39,6 +43,7 @@ if TYPE_CHECKING:
     from .notebook import DataNotebookLine
 
 EVENT, REPLY, HELD = b'E', b'R', b'H'
+READY, ANSWER = b'P', b'A'
 FAULT = 70  # exit code, as in sysexits.h: an internal error
 HEAVY = 256 << 20  # bytes of large values that cells may leave behind before the collector of garbage is called
 RECORDED = 1 << 20  # bytes of a cell's messages that its history line keeps
@@ -123,27 +128,36 @@ class Executor:
         self.record = Record()
         self.sending = threading.Lock()  # threads of the cell print too
         self.interrupts = Interrupts()
+        self.answering: Answering | None = None
         self.pid = os.getpid()
         os.register_at_fork(after_in_child=self.become_child)
         shell.emit, shell.heeded = self.emit, lambda: self.interrupts.raised
+        shell.cells.follow()
+        sys.stdout, sys.stderr = shell.stdout, shell.stderr  # also between cells: their threads go on
 
-    def send(self, tag: bytes, line: bytes, busy: bool) -> None:
-        """After the reply nothing more of the cell may go out: it would be read as the next cell's."""
+    def send(self, tag: bytes, line: bytes) -> None:
+        """A message of the running cell, or, with any other tag, the last one of it."""
+        self.busy = tag == EVENT
+        with contextlib.suppress(OSError):  # the node has gone: the cell goes on, and its outcome is on record
+            self.connection.send_bytes(tag + line)
+
+    def emit(self, message: wire.Message, whose: str = '') -> None:
+        """After the reply nothing more of the cell may go out: it would be read as the next cell's. `whose`: the request_id of its cell."""
+        whose = whose or self.shell.cells.of_this_thread()
+        line = wire.encode(message)
         with self.interrupts.shielded(), self.sending:
-            if tag != EVENT or self.busy:
-                with contextlib.suppress(OSError):  # the node has gone: the cell goes on, and its outcome is on record
-                    self.connection.send_bytes(tag + line)
-                if tag == EVENT:
-                    self.record.add(line)
-            else:
-                self.log.event('output', request_id=self.request_id, output=wire.decode(line))
-            self.busy = busy
+            if self.busy and whose == self.request_id:
+                self.send(EVENT, line)
+                self.record.add(line)
+                return
+        self.log.event('output', request_id=whose, output=message)
 
-    def emit(self, message: wire.Message) -> None:
-        self.send(EVENT, wire.encode(message), self.busy)
+    def end(self, tag: bytes, line: bytes) -> None:
+        with self.interrupts.shielded(), self.sending:
+            self.send(tag, line)
 
     def serve(self) -> None:
-        self.send(REPLY, wire.encode({'msg_type': 'ready', 'pid': os.getpid()}), False)
+        self.end(REPLY, wire.encode({'msg_type': 'ready', 'pid': os.getpid()}))
         while (message := self.received()) is not None:
             try:
                 self.begin(json.loads(message))
@@ -160,11 +174,19 @@ class Executor:
             return None
 
     def begin(self, message: dict[str, Any]) -> None:
+        if 'question' in message:
+            return self.answer_question(message['question'])
         request = wire.Request(**message['request'])
-        self.busy, self.record, self.request_id = True, Record(), request.request_id
+        self.record, self.request_id = Record(), request.request_id
+        self.busy, self.shell.cells.running = True, self.request_id
         journal.request.set(self.request_id)
-        self.interrupts.limit = TimeLimit(**message['limit']) if message['limit'] else None
+        self.interrupts.limit, self.interrupts.raised = TimeLimit(**message['limit']) if message['limit'] else None, None
         self.answer(request, Known.from_message(message['known']))
+
+    def answer_question(self, question: dict[str, Any]) -> None:
+        self.answering = self.answering or Answering(self.notebooks, self.shell)
+        reply = self.answering.answer(question, lambda: self.end(READY, b''))
+        self.end(ANSWER, json.dumps(reply).encode())
 
     # ------------------------------------------------------------ one cell
     def answer(self, request: wire.Request, known: Known) -> None:
@@ -174,11 +196,11 @@ class Executor:
             self.run_request(request, known)
         except UnauthorizedError as error:
             failure = wire.failed(request.request_id, type(error).__name__, str(error))
-            self.send(REPLY, b''.join(map(wire.encode, failure)), False)
+            self.end(REPLY, b''.join(map(wire.encode, failure)))
         except Held as held:
-            self.send(HELD, json.dumps({'claimed': asdict(held.claimed)}).encode(), False)
+            self.end(HELD, json.dumps({'claimed': asdict(held.claimed)}).encode())
         except DatabaseAway as away:
-            self.send(HELD, json.dumps({'away': str(away)}).encode(), False)
+            self.end(HELD, json.dumps({'away': str(away)}).encode())
 
     def run_request(self, request: wire.Request, known: Known) -> None:
         """Run the request and commit, or give the recorded outcome of one that has been run before.
@@ -191,10 +213,11 @@ class Executor:
                 reply = self.replay(request, notebook.outcome)
             else:
                 opened = time.perf_counter()
-                error = self.run(request, notebook)
+                carrier = Carrier(request, notebook, self.notebooks.connection.root())
+                error = self.run(request, notebook, carrier)
                 ran = time.perf_counter()
-                reply = self.finish(request, notebook, error, {'open': opened - started, 'run': ran - opened})
-            self.send(REPLY, reply, False)
+                reply = self.finish(request, notebook, carrier, error, {'open': opened - started, 'run': ran - opened})
+            self.end(REPLY, reply)
             self.heavy += notebook.context.buffers.weight
 
     def tidy(self) -> None:
@@ -209,19 +232,22 @@ class Executor:
             return b''.join(map(wire.encode, wire.refusal(request.request_id)))
         return line.shown + wire.encode(line.reply(request.request_id, self.notebooks.node))
 
-    def run(self, request: wire.Request, notebook: 'OpenNotebook') -> BaseException | None:
+    def run(self, request: wire.Request, notebook: 'OpenNotebook', carrier: Carrier) -> BaseException | None:
         """The environment's setups, then the cell. A setup that fails stops the cell before any of its code runs."""
         error: BaseException | None = None
         self.shell.source_of, self.shell.prepare = notebook.source_of, notebook.prepare
+        notebook.arrive = carrier.arrive
         self.shell.enter(notebook.names)
         self.shell.error = None
         try:
             try:
                 with self.interrupts.allowed():
-                    nothing = request.pull and not request.python_expression.strip()  # for which IPython would not load the variables
+                    # for an empty cell IPython would not load the variables
+                    nothing = (request.push or request.pull) and not request.python_expression.strip()
                     error = self.shell.run('pass' if nothing else request.python_expression, notebook.count, notebook.flags)
-                    if request.pull and error is None:
-                        self.emit(self.pulled(request.pull, notebook))
+                    if error is None:
+                        for message in carrier.leave(self.shell.last_value):
+                            self.emit(message)
             except KeyboardInterrupt as interrupt:  # just before or after
                 error = interrupt
             if self.shell.error is None and error is not None:  # interrupted before the shell could show it
@@ -237,19 +263,7 @@ class Executor:
         self.connection.close()
         self.shell.emit = say
 
-    def pulled(self, name: str, notebook: 'OpenNotebook') -> wire.Message:
-        """The value of a variable, or of the last expression (`_`), on its way to the client."""
-        notebook.names.fetch(name)
-        if name != '_' and name not in notebook.namespace:
-            return wire.not_pulled(name, notebook.context.reason(name) or 'there is no variable of this name')
-        value = self.shell.last_value if name == '_' else notebook.namespace[name]
-        literal = notebook.literal(value)
-        if literal is not None:
-            return wire.pulled(name, 'literal', b64encode(literal.encode()).decode())
-        data, reason = notebook.portable(name, value)
-        return wire.not_pulled(name, reason) if reason else wire.pulled(name, notebook.serializer, b64encode(data).decode())
-
-    def finish(self, request: wire.Request, notebook: 'OpenNotebook', error: BaseException | None,
+    def finish(self, request: wire.Request, notebook: 'OpenNotebook', carrier: Carrier, error: BaseException | None,
                spent: dict[str, float]) -> bytes:
         """Save and commit, and then say what was saved: the last messages go out in one piece, each would cost a wake-up."""
         clock = time.perf_counter()
@@ -262,9 +276,12 @@ class Executor:
         if conflict:
             ename, evalue = conflict
             report = wire.encode(wire.error(ename, evalue, [f'{ename}: {evalue}']))
+        elif not error:
+            report += b''.join(map(wire.encode, carrier.ship()))
         times = {name: round(1e6 * seconds) for name, seconds in {**spent, 'save': time.perf_counter() - clock}.items()}
         reply = wire.execute_reply('error' if ename else 'ok', not conflict, request.request_id, ename=ename, evalue=evalue,
-                                   node=self.notebooks.node, execution_count=notebook.count, times=times)
+                                   node=self.notebooks.node, execution_count=notebook.count, times=times,
+                                   interrupted=self.interrupts.raised is not None)
         return report + wire.encode(reply)
 
 
@@ -291,7 +308,7 @@ def main(connection: Connection, outputs: tuple[Connection, ...], make_notebooks
 
 
 # ---------------------------------------------------------------- a process that a cell has forked
-def say(message: wire.Message) -> None:
+def say(message: wire.Message, whose: str = '') -> None:
     """Text to file descriptor 1 or 2, for which the node has pipes."""
     kind = message['msg_type']
     shown = [*message.get('traceback', ()), message.get('data', {}).get('text/plain', '')]

@@ -127,7 +127,7 @@ class Import:
 
     def piece(self, digest: bytes, data: bytes) -> Persistent:
         if digest not in self.pieces:
-            draft = Draft(memoryview(data), self.buffers.directory)
+            draft = Draft([memoryview(data)], self.buffers.directory)
             connection = self.application._p_jar
             if draft.path:
                 draft.keep(connection)

@@ -186,8 +186,8 @@ class DataNotebook(Document):
         return {'reference': self.reference, 'title': self.title, 'serializer': self.serializer, 'lines': len(self.lines),
                 'variables': self.stored.describe(),
                 'not_saved': [{'name': name, 'reason': reason, 'suggestion': code} for name, (reason, code) in self.stored.lost.items()],
-                'environment': [{name: setup[name] for name in ('alias', 'kind', 'name', 'source', 'cell', 'line')}
-                                for setup in self.environment]}
+                'environment': [{**{name: setup[name] for name in ('alias', 'kind', 'name', 'source', 'cell', 'line')},
+                                 'names': list(setup.get('names', ()))} for setup in self.environment]}
 
 
 InitializeClass(DataNotebookLine)

@@ -23,6 +23,7 @@ from transaction.interfaces import TransientError
 
 from .. import report
 from ..errors import NodeError
+from . import parcels
 from .chunks import Buffers
 from .journal import Journal
 from .storage import opened
@@ -87,6 +88,7 @@ def begin(database: Any, pause: float) -> dict[str, int] | None:
             if abs(time.time() - record_of(root)['begun']) < pause:
                 return None
             record_of(root)['begun'] = time.time()
+            parcels.sweep(root)
             return released(root)
     raise NodeError('the pack could not begin: other processes keep changing the same record')
 
@@ -97,8 +99,8 @@ def notebooks(root: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
 
 
 def released(root: Mapping[str, Any]) -> dict[str, int]:
-    """Bytes of large buffers that each notebook has ever ceased to need."""
-    return {name: notebook.stored.chunks.garbage for name, notebook in notebooks(root)}
+    """Bytes of large buffers that each notebook has ever ceased to need, and as '' those that clients have sent or fetched for nothing."""
+    return {'': parcels.garbage(root), **{name: notebook.stored.chunks.garbage for name, notebook in notebooks(root)}}
 
 
 def unneeded(database: Any) -> int:

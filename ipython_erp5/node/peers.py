@@ -3,6 +3,7 @@
     dispatch ─► Peers.follow   ══► Base_getJupyterResult     the lines of a cell that runs there, as they happen
                 Peers.release  ══► Base_releaseJupyter       may a request that was announced to it begin here?
                 Peers.interrupt ═► Base_interruptJupyter
+                Peers.running  ══► Base_getJupyterHistory    which cell of a notebook runs there?
 
 A node that has gone is `NodeGone`: the registry says so, its process has ended, or another node answers there. One that lives and cannot
 be reached is `NodeUnreachable`; to take it for gone would cost the cells that it runs.
@@ -84,6 +85,11 @@ class Peers:
 
     def interrupt(self, node: str, reference: str, request_id: str, authorization: str) -> dict[str, Any]:
         return self.ask(node, 'Base_interruptJupyter', {'reference': reference, 'request_id': request_id}, authorization)
+
+    def running(self, node: str, reference: str, authorization: str) -> str:
+        """The request of the cell of a notebook that runs there; ''."""
+        form = {'reference': reference, 'limit': '0'}
+        return str(self.ask(node, 'Base_getJupyterHistory', form, authorization).get('running') or '')
 
     # ------------------------------------------------------------ HTTP
     def ask(self, node: str, method: str, form: Mapping[str, str], authorization: str) -> dict[str, Any]:

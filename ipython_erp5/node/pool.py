@@ -4,7 +4,7 @@
                                              ▲
                                 spare ◄── refill, in the background
 
-A process that has run one notebook's code never runs another's.
+A process that has run one notebook's code never runs another's, and one that answers questions (see `questions`) runs no cells.
 """
 
 import threading
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 ENDING = 5.0  # seconds that a node which is stopped waits for processes that are being started
 IDLE = 8  # processes that keep a notebook's imports warm, beside the spare ones
 
+CELLS, QUESTIONS = 'cells', 'questions'  # what a process is for
 PLACEMENTS = ('sticky', 'rotate', 'fresh')
 
 
@@ -31,25 +32,29 @@ class Pool:
         self.changed = threading.Condition()
         self.idle: list[Process] = []  # each bound to a notebook; the last one has been used last
         self.spare: list[Process] = []  # fresh ones
+        self.asked: list[Process] = []  # those that answer now
         self.starting = 0
         self.closed = False
         self.spare.extend(process.ready() for process in [Process(make_notebooks) for _ in range(size)])
 
-    def choose(self, reference: str) -> Process:
+    def choose(self, reference: str, purpose: str = CELLS) -> Process:
         """A process for a cell of this notebook: see `--placement`. One that has died while it waited is nobody's outcome."""
-        while (chosen := self.take(reference)) is not None and chosen.gone:
+        while (chosen := self.take(reference, purpose)) is not None and chosen.gone:
             threading.Thread(target=chosen.close, daemon=True).start()
         if chosen is None:
             chosen = Process(self.make).ready()
-        chosen.reference = reference
+        chosen.reference, chosen.purpose = reference, purpose
+        if purpose == QUESTIONS:
+            with self.changed:
+                self.asked.append(chosen)
         return chosen
 
-    def take(self, reference: str) -> Process | None:
+    def take(self, reference: str, purpose: str) -> Process | None:
         """One of those that wait, None if a new one is needed."""
         with self.changed:
-            mine = [process for process in self.idle if process.reference == reference]
+            mine = [process for process in self.idle if (process.reference, process.purpose) == (reference, purpose)]
             chosen = None
-            if mine and self.placement == 'sticky':
+            if mine and (self.placement == 'sticky' or purpose == QUESTIONS):
                 chosen = mine[-1]
             elif self.placement == 'rotate' and len(mine) >= max(2, self.size):
                 chosen = mine[0]
@@ -78,11 +83,12 @@ class Pool:
                 self.changed.notify_all()
 
     def give_back(self, process: Process, reusable: bool) -> None:
-        """After a cell: it waits for the next one of its notebook, unless it may not be used again."""
+        """After a cell, or a question: it waits for the next one of its notebook, unless it may not be used again."""
         with self.changed:
             process.used = time.monotonic()
-            process.cells += 1
-            worn = self.placement == 'fresh' or process.cells == self.cells
+            process.cells += process.purpose == CELLS
+            worn = process.purpose == CELLS and (self.placement == 'fresh' or process.cells == self.cells)
+            self.asked = [other for other in self.asked if other is not process]
             leaving = [process] if process.dead or not reusable or worn or self.closed else []
             if not leaving:
                 self.idle.append(process)
@@ -119,6 +125,10 @@ class Pool:
     def close(self) -> None:
         with self.changed:
             self.closed = True
+            asked = list(self.asked)
+        for process in asked:  # they may be at a setup that takes its time
+            process.kill()
+        with self.changed:
             self.changed.wait_for(lambda: not self.starting, ENDING)
             processes = [*self.idle, *self.spare]
             self.idle, self.spare = [], []

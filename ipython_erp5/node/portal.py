@@ -178,6 +178,33 @@ class ERP5Site(Folder):
 
     @zpublish
     @security.protected(MANAGE)
+    def Base_getJupyterHistory(self, REQUEST: Any) -> str:
+        """Lines of the notebook and the cell that runs in it: see `Node.history`; 404 for a notebook that does not exist."""
+        notebook = named(self, REQUEST)
+        if notebook is None:
+            return failure(REQUEST, 404, NO_NOTEBOOK)
+        return barred(REQUEST, notebook) or node(REQUEST).history(self, REQUEST)
+
+    @zpublish
+    @security.protected(MANAGE)
+    def Base_completeJupyter(self, REQUEST: Any) -> Any:
+        """Jupyter's `complete_reply` for `code` at `cursor_pos` (counted in characters), by the last commit; 404 without the notebook."""
+        notebook = named(self, REQUEST)
+        if notebook is None:
+            return failure(REQUEST, 404, NO_NOTEBOOK)
+        return barred(REQUEST, notebook) or node(REQUEST).complete(notebook, REQUEST)
+
+    @zpublish
+    @security.protected(MANAGE)
+    def Base_inspectJupyter(self, REQUEST: Any) -> Any:
+        """Jupyter's `inspect_reply` for the name in `code` at `cursor_pos`; `detail_level` 1: with its source. 404 as above."""
+        notebook = named(self, REQUEST)
+        if notebook is None:
+            return failure(REQUEST, 404, NO_NOTEBOOK)
+        return barred(REQUEST, notebook) or node(REQUEST).inspect(notebook, REQUEST)
+
+    @zpublish
+    @security.protected(MANAGE)
     def Base_shareJupyter(self, REQUEST: Any) -> str:
         """Share the notebook with `user`, or no longer if `remove` is True; by its owner or a Manager. With whom it is shared then."""
         notebook = named(self, REQUEST)
@@ -190,6 +217,18 @@ class ERP5Site(Folder):
             return failure(REQUEST, 403, str(error))
         except UnknownUserError as error:
             return failure(REQUEST, 404, str(error))
+
+    @zpublish
+    @security.protected(MANAGE)
+    def Base_putJupyterBuffers(self, REQUEST: Any) -> Any:
+        """Large buffers for the cell `request_id`, which comes after them: see `Node.put`."""
+        return barred(REQUEST, named(self, REQUEST)) or node(REQUEST).put(self, REQUEST)
+
+    @zpublish
+    @security.protected(MANAGE)
+    def Base_getJupyterBuffers(self, REQUEST: Any) -> Any:
+        """`spans` of the large buffers that the cell `request_id` has sent; 404 if they are not there (any more)."""
+        return barred(REQUEST, named(self, REQUEST)) or node(REQUEST).get(self, REQUEST)
 
     @zpublish
     @security.protected(MANAGE)
@@ -218,6 +257,12 @@ def node(REQUEST: Any) -> Any:
 def text(REQUEST: Any, name: str) -> str:
     value = REQUEST.form.get(name, '')
     return value if isinstance(value, str) else ''
+
+
+def number(REQUEST: Any, name: str, most: int) -> int:
+    """A number of the form from 0 to `most`, which it is if it is none."""
+    value = text(REQUEST, name)
+    return min(int(value), most) if value.isdecimal() and len(value) < 10 else most
 
 
 def named(portal: Any, REQUEST: Any) -> DataNotebook | None:

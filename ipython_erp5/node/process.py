@@ -67,6 +67,7 @@ class Process:
         self.dead = False
         self.used = 0.0  # when it ended its last cell: time.monotonic()
         self.cells = 0  # that it has run
+        self.purpose = ''  # what the pool has given it out for
         self.connection, theirs = forkserver.Pipe()
         pipes = {name: forkserver.Pipe(duplex=False) for name in ('stdout', 'stderr')}
         self.outputs = {name: reader for name, (reader, writer) in pipes.items()}
@@ -95,9 +96,9 @@ class Process:
                 LOG.error('a process that starts said: %s', wire.decode(line)['text'])
         return self
 
-    def receive(self) -> bytes | None:
+    def receive(self, seconds: float = KEEPALIVE) -> bytes | None:
         """The next message, or None if there is output; EOFError when the process has died, also when a child of it lives on."""
-        found = {fd for fd, flags in self.poll.poll(KEEPALIVE * 1000)}
+        found = {fd for fd, flags in self.poll.poll(seconds * 1000)}
         if not found:
             return executor.EVENT + wire.encode(wire.keepalive())
         if self.connection.fileno() in found:
@@ -136,6 +137,24 @@ class Process:
             if message:
                 tag = message[:1]
                 yield tag, message[1:]
+
+    # ------------------------------------------------------------ questions
+    def ask(self, question: dict[str, Any]) -> None:
+        self.connection.send_bytes(json.dumps({'question': question}).encode())
+
+    def answer(self, seconds: float) -> tuple[bytes, bytes]:
+        """(tag, line) of its next message; no tag if it dies, or says nothing for so long."""
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            try:
+                message = self.receive(left)
+            except (EOFError, OSError):
+                break
+            if message and message[:1] != executor.EVENT:
+                return message[:1], message[1:]
+            for _ in self.written():  # before it was silenced
+                pass
+        return b'', b''
 
     # ------------------------------------------------------------ signals
     def interrupt(self) -> None:

@@ -16,15 +16,14 @@ import transaction
 import Zope2  # noqa: F401 - must be imported before ZPublisher's parts
 import ZPublisher.HTTPRequest
 from App.ZApplication import ZApplicationWrapper
-from waitress.channel import HTTPChannel
-from waitress.parser import HTTPRequestParser, ParsingError, TransferEncodingNotImplemented
 from waitress.server import create_server
-from waitress.task import Task, ThreadedTaskDispatcher, WSGITask
+from waitress.task import Task, ThreadedTaskDispatcher
 from zExceptions import BadRequest, HTTPException, HTTPServiceUnavailable, NotFound
 from ZPublisher import WSGIPublisher, zpublish_mark
 from ZPublisher.httpexceptions import HTTPExceptionHandler
 
 from . import journal
+from .bodies import Channel
 from .portal import ERP5Site
 from .service import Node
 from .storage import is_away
@@ -100,31 +99,6 @@ class FormRequest(WSGIPublisher.WSGIRequest):
 
 
 # ---------------------------------------------------------------- waitress
-class KeepAliveTask(WSGITask):
-    """waitress closes the connection after every answer without a Content-Length, although it ends it with a last chunk."""
-
-    def build_response_header(self) -> bytes:
-        closing = self.request.headers.get('CONNECTION', '').lower() == 'close'
-        if self.version == '1.1' and self.content_length is None and not closing:
-            self.set_close_on_finish = lambda: None
-        return super().build_response_header()
-
-
-class Parser(HTTPRequestParser):
-    """A head that cannot be read is the sender's error; waitress answers 501 to an unknown Transfer-Encoding, and to some nothing."""
-
-    def parse_header(self, header_plus: bytes) -> None:
-        try:
-            super().parse_header(header_plus)
-        except (TransferEncodingNotImplemented, ValueError) as error:
-            raise ParsingError(f'the head of the request cannot be read: {error}') from None
-
-
-class Channel(HTTPChannel):
-    parser_class = Parser
-    task_class = KeepAliveTask
-
-
 class Threads(ThreadedTaskDispatcher):
     """A thread for every request that would wait: running cells never keep `status` and `interrupt` out."""
 

@@ -9,6 +9,7 @@ from .claims import Claimed, Known
 from .process import KEEPALIVE, Process
 
 LINES = 1 << 24  # bytes of one run that are kept for those who come later
+CUT = wire.encode(wire.stream('stderr', f'[of its output {LINES >> 20} MiB are kept for who comes later: more is missing here]\n'))
 
 
 class Run:
@@ -43,6 +44,8 @@ class Run:
             if done or self.size < LINES:
                 self.lines.append(line)
                 self.size += len(line)
+                if self.size >= LINES and not done:
+                    self.lines.append(CUT)
             self.done = done
             self.changed.notify_all()
 

@@ -18,12 +18,15 @@ from zope.interface import implementer
 from ZPublisher.Iterators import IUnboundStreamIterator
 
 from .. import __version__, serializers, wire
-from ..errors import ERP5Error, UnauthorizedError
-from . import journal, users
+from ..errors import ERP5Error, UnauthorizedError, WireError
+from ..octets import OCTETS
+from . import bodies, history, journal, parcels, users
+from .completing import Reply, not_found
 from .dispatch import Dispatcher
 from .metrics import Metrics, State
 from .peers import NodeGone
-from .portal import answer, barred, failure, reason_to_refuse, text
+from .portal import answer, barred, failure, number, reason_to_refuse, text
+from .questions import Questions, names_alone
 from .registry import Registry
 from .signals import GRACE
 
@@ -61,6 +64,7 @@ class Node:
                  stored: Callable[[], int | None]) -> None:
         self.dispatcher, self.registry, self.name, self.about = dispatcher, registry, name, about
         self.metrics, self.stored = metrics, stored
+        self.questions = Questions(dispatcher.pool, dispatcher.journal)
         self.started = time.time()
         self.url = ''  # once it listens
         labels = {'node': name, 'storage': about['storage'], 'version': __version__}
@@ -145,6 +149,74 @@ class Node:
                     return True
         return False
 
+    # ------------------------------------------------------------ what has run, and what runs
+    @for_this_node
+    def history(self, portal: Any, REQUEST: Any) -> str:
+        """A page of lines (see `history`): `first`, `last`, `limit`, or those whose id begins with `request_id`; with the messages of
+        each if `outputs` is True, also those that are not listed if `unlisted` is. And `lines`, the number of the newest one, and
+        `running`, the request of the cell that runs in the notebook, wherever, or ''."""
+        notebook = portal.data_notebook_module.find(text(REQUEST, 'reference'))
+        newest, outputs = history.newest(notebook), text(REQUEST, 'outputs') == 'True'
+        if text(REQUEST, 'request_id'):
+            page = history.beginning_with(notebook, text(REQUEST, 'request_id'), outputs)
+        else:
+            first = number(REQUEST, 'first', newest + 1) if text(REQUEST, 'first') else 1
+            limit = number(REQUEST, 'limit', history.MOST) if text(REQUEST, 'limit') else history.LIMIT
+            page = history.page(notebook, first, number(REQUEST, 'last', newest), limit, text(REQUEST, 'unlisted') == 'True', outputs)
+        return answer(REQUEST, {'reference': notebook.reference, 'lines': newest, 'running': self.running(notebook, REQUEST), **page})
+
+    def running(self, notebook: Any, REQUEST: Any) -> str:
+        """Of a node that has gone or cannot be asked, what it has claimed to run: its outcome says the rest."""
+        claim, run = notebook.claim, self.dispatcher.running(notebook.reference)
+        if run is not None or text(REQUEST, 'node') or claim.node in ('', self.name):
+            return run.request_id if run is not None else ''
+        try:
+            return self.dispatcher.peers.running(claim.node, notebook.reference, authorization(REQUEST))
+        except ERP5Error:
+            return claim.request_id if claim.state == 'running' else ''
+
+    # ------------------------------------------------------------ while somebody types
+    def complete(self, notebook: Any, REQUEST: Any) -> Lines:
+        """From a process of its own, or by the names alone: never from one that runs a cell."""
+        code, cursor_pos = place(REQUEST)
+        return self.asked(REQUEST, notebook.reference, {'complete': {'code': code, 'cursor_pos': cursor_pos}},
+                          names_alone(notebook, code, cursor_pos))
+
+    def inspect(self, notebook: Any, REQUEST: Any) -> Lines:
+        code, cursor_pos = place(REQUEST)
+        details = {'code': code, 'cursor_pos': cursor_pos, 'detail_level': int(text(REQUEST, 'detail_level') == '1')}
+        return self.asked(REQUEST, notebook.reference, {'inspect': details}, not_found(names_alone=True))
+
+    def asked(self, REQUEST: Any, reference: str, question: dict[str, Any], otherwise: Reply) -> Lines:
+        REQUEST.RESPONSE.setHeader('Content-Type', 'application/json')
+        question.update(reference=reference, user=REQUEST['AUTHENTICATED_USER'].getId())
+        return Lines(json.dumps(self.questions.ask(question) or otherwise).encode() for _ in range(1))
+
+    # ------------------------------------------------------------ large buffers
+    def put(self, portal: Any, REQUEST: Any) -> Any:
+        """The body: as many bytes of JSON as `head` says, a list of spans (see `parcels`), then their bytes. `number`: which one of the
+        requests for this cell; one that comes again takes the place of the first. The answer is an object, with an `error` if it failed.
+        """
+        body, head = REQUEST.environ.get(bodies.BODY), number(REQUEST, 'head', parcels.LONGEST_HEAD)
+        if body is None or not text(REQUEST, 'request_id'):
+            return failure(REQUEST, 400, 'expected a request_id, and a body with a Content-Length')
+        REQUEST.RESPONSE.setHeader('Content-Type', 'application/json')
+        depot, address = parcels.depot(portal._p_jar.db()), address_in(REQUEST)
+        return Lines(json.dumps(depot.received(body, address, head)).encode() for _ in range(1))
+
+    def get(self, portal: Any, REQUEST: Any) -> Any:
+        try:
+            wanted = parcels.spans_in(text(REQUEST, 'spans'))
+            plan = parcels.planned(portal._p_jar.root(), address_in(REQUEST), wanted)
+        except WireError as error:
+            return failure(REQUEST, 400, str(error))
+        except LookupError:
+            return failure(REQUEST, 404, 'the value is not kept here any more: pull it again')
+        REQUEST.RESPONSE.setHeader('Content-Type', OCTETS)
+        REQUEST.RESPONSE.setHeader('Content-Length', str(sum(stop - start for _, start, stop in plan)))
+        return Lines(parcels.depot(portal._p_jar.db()).give(plan, REQUEST.environ[bodies.SEND]))
+
+    # ------------------------------------------------------------ the node
     @for_this_node
     def release(self, portal: Any, REQUEST: Any) -> str:
         """Asked by another node: see `Dispatcher.release`."""
@@ -162,6 +234,12 @@ class Node:
                  'seconds_quiet': round(seen.quiet(), 1)} for name, seen in self.registry.live().items()]
 
 
+def address_in(REQUEST: Any) -> parcels.Address:
+    """Whose large buffers a request is about."""
+    return parcels.Address(text(REQUEST, 'request_id'), number(REQUEST, 'number', parcels.MOST), text(REQUEST, 'reference'),
+                           REQUEST['AUTHENTICATED_USER'].getId())
+
+
 def is_hidden(portal: Any, REQUEST: Any, reference: str | None) -> bool:
     """Whether the user may not know of a notebook; of one that does not exist yet only a Manager may."""
     user = REQUEST['AUTHENTICATED_USER']
@@ -175,6 +253,12 @@ def without_names(status: dict[str, Any], hidden: Callable[[str | None], bool]) 
         return {**item, **{name: '' for name in ('notebook', 'user', 'request_id') if name in item}} if hidden(item['notebook']) else item
 
     return {**status, **{key: [shown(item) for item in status[key]] for key in ('processes', 'running_cells')}}
+
+
+def place(REQUEST: Any) -> tuple[str, int]:
+    """The code that somebody types, and where in it: after so many characters."""
+    code = text(REQUEST, 'code')
+    return code, number(REQUEST, 'cursor_pos', len(code))
 
 
 def authorization(REQUEST: Any) -> str:

@@ -12,6 +12,7 @@ import ast
 import asyncio
 import atexit
 import builtins
+import contextlib
 import functools
 import io
 import linecache
@@ -20,6 +21,7 @@ import sys
 import traceback
 import warnings
 from base64 import b64encode
+from collections import deque
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, ClassVar, cast
 
@@ -36,9 +38,10 @@ from .. import wire
 from ..errors import ERP5Error
 from .namespace import Namespace
 from .source import cell_filename, cell_number
+from .threads import Cells
 from .tracebacks import Brief, name_and_text, without_ours
 
-Emit = Callable[[wire.Message], None]
+Emit = Callable[..., None]   # a message, and `whose` it is if not that of the cell for which the calling thread works
 Prepare = Callable[[ast.Module, str], ast.Module]
 LOOKING = frozenset({'who', 'who_ls', 'whos', 'reset', 'reset_selective', 'xdel', 'psearch'})  # magics that go through all variables
 NAME = re.compile(r'[^\W\d]\w*')
@@ -51,14 +54,15 @@ def bundle(data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class Stream(io.TextIOBase):
-    """sys.stdout or sys.stderr of a cell: one message for a line or a burst of lines."""
+    """sys.stdout or sys.stderr of all cells: one message for a line or a burst of lines. `whose`: the request_id of the earlier cell
+    for which the calling thread works, or ''; what it has begun to say is kept apart from the running cell's line."""
 
     encoding = 'utf-8'
     errors = 'strict'
 
-    def __init__(self, name: str, emit: Emit) -> None:
-        self.name, self.emit = name, emit
-        self.parts: list[str] = []
+    def __init__(self, name: str, emit: Callable[[wire.Message, str], None], whose: Callable[[], str]) -> None:
+        self.name, self.emit, self.whose = name, emit, whose
+        self.parts: dict[str, deque[str]] = {}   # deque: no thread's text is lost between another one's steps
         self.size = 0
 
     def writable(self) -> bool:
@@ -70,16 +74,25 @@ class Stream(io.TextIOBase):
     def write(self, text: str) -> int:
         if not isinstance(text, str):
             raise TypeError(f'write() argument must be str, not {type(text).__name__}')
-        self.parts.append(text)
+        whose = self.whose()
+        parts = self.parts.get(whose) or self.parts.setdefault(whose, deque())
+        parts.append(text)
         self.size += len(text)
         if '\n' in text or '\r' in text or self.size > BUFFER:
-            self.flush()
+            self.send(whose, parts)
         return len(text)
 
     def flush(self) -> None:
-        parts, self.parts, self.size = self.parts, [], 0
-        if text := ''.join(parts):
-            self.emit(wire.stream(self.name, text))
+        for whose, parts in list(self.parts.items()):
+            self.send(whose, parts)
+
+    def send(self, whose: str, parts: deque[str]) -> None:
+        self.size, texts = 0, []
+        with contextlib.suppress(IndexError):
+            while True:
+                texts.append(parts.popleft())
+        if text := ''.join(texts):
+            self.emit(wire.stream(self.name, text), whose)
 
 
 class Publisher(DisplayPublisher):
@@ -130,7 +143,7 @@ class Compiler(CachingCompiler):
 
 
 class CellShell(InteractiveShell):
-    """One a process. `emit`, `prepare`, `source_of` and `heeded` (the interrupt that was raised last) are set by the executor."""
+    """One a process. `emit`, `cells`, `prepare`, `source_of` and `heeded` (the interrupt that was raised last) are set by the executor."""
 
     displayhook_class = Hook
     display_pub_class = Publisher
@@ -139,7 +152,8 @@ class CellShell(InteractiveShell):
     hidden_names: ClassVar[tuple[str, ...]] = ('_ih', '_oh', '_dh', 'In', 'Out', 'get_ipython', 'exit', 'quit', 'open')
 
     def __init__(self, **kwargs: Any) -> None:
-        self.emit: Emit = lambda message: None
+        self.emit: Emit = lambda message, whose='': None
+        self.cells = Cells()
         self.names = self.no_names = Namespace()
         self.prepare: Prepare = lambda tree, source: tree
         self.source_of: Callable[[int], str] = lambda number: ''
@@ -160,7 +174,8 @@ class CellShell(InteractiveShell):
         self.brief = Brief(self.InteractiveTB.get_records)
         setattr(self.InteractiveTB, 'get_records', self.brief)  # noqa: B010 - a method that mypy keeps
         self.neutral = self.user_module
-        self.stdout, self.stderr = (Stream(name, lambda message: self.emit(message)) for name in ('stdout', 'stderr'))
+        self.stdout, self.stderr = (Stream(name, lambda *message: self.emit(*message), self.cells.earlier)
+                                    for name in ('stdout', 'stderr'))
         atexit.unregister(self.atexit_operations)  # would reset the namespace when an executor ends
         builtins.input = refuse_input
         warnings.filterwarnings('ignore', "To exit: use 'exit'")  # IPython says so of a SystemExit; here there is nothing to leave

@@ -63,13 +63,15 @@ class Brief:
         self.interrupt = False
 
     def __call__(self, frames: types.TracebackType | None, context: int, offset: int) -> list[Any]:
+        """None of IPython's own frames, which its first releases of 9 count by `offset` and its later ones find by themselves."""
         spare_inspect(frames)
+        shown = list(filter(is_shown, places(frames)))
         if not self.interrupt:
-            return self.in_full(frames, context, offset)
+            return self.in_full(chain(shown), context, 0) if shown else []
         records: list[Any] = []
-        for of_cell, group in itertools.groupby(places(frames), is_of_cell):
+        for of_cell, group in itertools.groupby(shown, is_of_cell):
             part = list(group)
-            records += self.in_full(chain(part), context, offset) if of_cell or len(part) > MANY else map(in_brief, filter(is_shown, part))
+            records += self.in_full(chain(part), context, 0) if of_cell or len(part) > MANY else map(in_brief, part)
         return records
 
 
@@ -87,7 +89,7 @@ def is_of_cell(place: types.TracebackType) -> bool:
 
 def is_shown(place: types.TracebackType) -> bool:
     """IPython's own frames are not, either."""
-    return str(place.tb_frame.f_globals.get('__name__')).partition('.')[0] != 'IPython'
+    return is_of_cell(place) or str(place.tb_frame.f_globals.get('__name__')).partition('.')[0] != 'IPython'
 
 
 def in_brief(place: types.TracebackType) -> FrameInfo:
