@@ -19,6 +19,7 @@ from .looking import LookingMagics
 from .magics import ERP5Magics, SessionMagics
 from .moving import MovingMagics
 from .official import OfficialMagics
+from .progress import TICKER
 from .recalling import RecallingMagics
 from .sessions import sessions_of
 
@@ -88,6 +89,7 @@ def unload(shell: InteractiveShell) -> None:
     mode.end(shell)
     for session in sessions_of(shell).by_name.values():
         session.close()
+    TICKER.end()
 
 
 def restore(tables: dict[str, dict[str, Any]], kind: str, name: str, loaded: Loaded) -> None:

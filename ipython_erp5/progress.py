@@ -230,6 +230,13 @@ class Ticker:
             self.running.discard(progress)
             self.left = time.monotonic()
 
+    def end(self) -> None:
+        """If nothing runs, the thread is not there any more."""
+        with self.lock:
+            self.left, thread = 0.0, None if self.running else self.thread
+        if thread is not None:
+            thread.join()
+
     def run(self) -> None:
         while self.wanted():
             time.sleep(PERIOD)

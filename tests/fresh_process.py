@@ -154,9 +154,9 @@ class OnNode:
         import zc.lockfile  # noqa: F401
         import zope.publisher.browser  # noqa: F401
         import looks  # noqa: F401
-        from ipython_erp5.node import claims, cluster, executor, preload, storage
+        from ipython_erp5.node import claims, cluster, executor, journal, preload, storage
         self.storage, self.cluster, self.executor, self.shell = storage, cluster, executor, preload.shell
-        self.claims = claims
+        self.claims, self.log = claims, journal.Journal()
         directory.joinpath('storage').mkdir(exist_ok=True)
         self.uri = storage.embedded_storage(directory)
         storage.resolve_uri = functools.cache(storage.resolve_uri)  # opens nothing, and takes longer than the rest of a small cell
@@ -175,7 +175,7 @@ class OnNode:
     def execute(self, fields: dict[str, Any], connection: Connection) -> None:
         from ipython_erp5 import wire
         notebooks = self.cluster.make_notebooks(self.uri, NODE)
-        executor = self.executor.Executor(connection, notebooks, self.shell, sys.stderr)
+        executor = self.executor.Executor(connection, notebooks, self.shell, self.log)
         executor.busy = True
         executor.run_request(wire.Request(**fields), self.claims.Known())
 

@@ -16,6 +16,8 @@ from IPython.core.interactiveshell import InteractiveShell
 from IPython.terminal.interactiveshell import TerminalInteractiveShell
 from traitlets.config import Config
 
+from ipython_erp5.progress import TICKER
+
 LATER = ('AccessControl', 'Zope2', 'ZODB', 'cloudpickle', 'dill', 'numpy', 'persistent', 'pickletools', 'requests', 'ssl', 'transaction',
          'urllib3', 'waitress', 'zodbpickle', 'ipython_erp5.client', 'ipython_erp5.connections', 'ipython_erp5.environment',
          'ipython_erp5.node', 'ipython_erp5.serializers', 'ipython_erp5.session')
@@ -45,6 +47,7 @@ def shell(request: pytest.FixtureRequest) -> Iterator[InteractiveShell]:
     shell = request.param.instance(config=Config(HistoryManager={'enabled': False}))
     shell.run_line_magic('unload_ext', 'ipython_erp5')   # IPython makes its own magics when they are first used
     shell.run_cell('0').raise_error()
+    TICKER.end()   # that of another shell
     yield shell
     request.param.clear_instance()
 

@@ -77,7 +77,7 @@ LAYERS = {
     'moving': 'magics options',                                                # %erp5_push, %erp5_pull
     'manual': '',                                                              # the pages of %erp5_help
     'helping': 'errors display exchanges magics manual options',               # the manual; what went to the sites
-    'extension': 'moving helping errors looking magics mode official sessions transformer recalling completion help_lines',
+    'extension': 'moving helping errors looking magics mode official progress sessions transformer recalling completion help_lines',
     #                                                                          # load and unload, without a trace
     'status': 'errors local_node connections credentials client display report',  # what a node says of itself, for people
     'command': 'errors local_node',                                            # what all subcommands have in common

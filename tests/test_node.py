@@ -142,6 +142,13 @@ def test_what_a_thread_prints_after_its_cell_is_not_of_the_next_one(run: Run) ->
     assert [run('1').text for _ in range(3)] == ['', '', '']
 
 
+def test_what_a_class_prints_while_it_is_saved_is_no_output(session: Session) -> None:
+    saved = "class Asked:\n    def __reduce__(self):\n        print('asked')\n        return Asked, ()\nasked = Asked()\nprint('said')"
+    assert session.execute(saved).text == 'said\n'
+    assert session.execute("print(type(asked).__name__)").text == 'Asked\n'
+    assert 'asked' not in [variable['name'] for variable in session.context()['not_saved']]
+
+
 def test_output_before_an_error_is_kept(session: Session) -> None:
     found = messages(session, "print('before')\n1 / 0")
     assert kinds(found) == ['stream', 'error', 'execute_reply']

@@ -193,8 +193,8 @@ def test_two_nodes_on_one_server(tmp_path: Path, server: str) -> None:
             sessions[(turn + 1) % 2].execute(f'assert a is b and a[-1] == {turn} and type(x) is A; a.append({turn + 1})')
         assert sessions[0].status()['storage'] == server.partition(':')[0]  # type: ignore[index]
         request = sessions[0]._request('n = globals().get("n", 0) + 1; n', '', True)
-        first = [m for m in sessions[0].run(request) if m['msg_type'] != 'keepalive']
-        again = [m for m in sessions[1].run(request) if m['msg_type'] != 'keepalive']
+        first = [m for m in sessions[0].delivery.run(request) if m['msg_type'] != 'keepalive']
+        again = [m for m in sessions[1].delivery.run(request) if m['msg_type'] != 'keepalive']
         assert [m['msg_type'] for m in first] == [m['msg_type'] for m in again]
         assert sessions[1].execute('n').result == {'text/plain': '1'}
         for session in sessions:

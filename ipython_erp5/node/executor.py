@@ -129,6 +129,7 @@ class Executor:
         self.sending = threading.Lock()  # threads of the cell print too
         self.interrupts = Interrupts()
         self.answering: Answering | None = None
+        self.saving = False
         self.pid = os.getpid()
         os.register_at_fork(after_in_child=self.become_child)
         shell.emit, shell.heeded = self.emit, lambda: self.interrupts.raised
@@ -145,12 +146,23 @@ class Executor:
         """After the reply nothing more of the cell may go out: it would be read as the next cell's. `whose`: the request_id of its cell."""
         whose = whose or self.shell.cells.of_this_thread()
         line = wire.encode(message)
+        apart = self.saving and threading.current_thread() is threading.main_thread()
         with self.interrupts.shielded(), self.sending:
-            if self.busy and whose == self.request_id:
+            if self.busy and whose == self.request_id and not apart:
                 self.send(EVENT, line)
                 self.record.add(line)
                 return
         self.log.event('output', request_id=whose, output=message)
+
+    @contextlib.contextmanager
+    def saves(self) -> Iterator[None]:
+        """What classes print while they are pickled is no output of the cell: nowhere else would it be there."""
+        self.saving = True
+        try:
+            yield
+        finally:
+            self.shell.flush_streams()
+            self.saving = False
 
     def end(self, tag: bytes, line: bytes) -> None:
         with self.interrupts.shielded(), self.sending:
@@ -216,7 +228,8 @@ class Executor:
                 carrier = Carrier(request, notebook, self.notebooks.connection.root())
                 error = self.run(request, notebook, carrier)
                 ran = time.perf_counter()
-                reply = self.finish(request, notebook, carrier, error, {'open': opened - started, 'run': ran - opened})
+                with self.saves():
+                    reply = self.finish(request, notebook, carrier, error, {'open': opened - started, 'run': ran - opened})
             self.end(REPLY, reply)
             self.heavy += notebook.context.buffers.weight
 
