@@ -124,7 +124,24 @@ class ERP5Magics(Magics):
         session = self.session()
         display = self.display(session)
         reply = self._execute(session, expression, display, pull='_', fetch=False)
-        return None if display.result is None else pulled(session, reply, display.result)
+        return None if display.result is None else self._pulled(session, reply, display.result)
+
+    def _pulled(self, session: 'Session', reply: 'Reply', shown: Any) -> Any:
+        """The value itself, or what it looks like there if it cannot travel, may not, or cannot be loaded here.
+
+        One that takes its time stays there, as whoever typed this may only have wanted to look at it.
+        """
+        from .progress import LARGE
+        from .values import size_of
+        there = size_of(reply.pulled.get('_', {}))
+        if there > LARGE:
+            from .report import size
+            self.tell(f'The value ({size(there)}) stays there, and this is how it looks: %%erp5 --pull NAME brings a variable.\n')
+            return shown
+        try:
+            return session.fetched(reply, '_')['_']
+        except Exception:   # a pickle may raise anything: the value is shown all the same
+            return shown
 
     def _execute(self, session: 'Session', code: str, display: Display, **options: Any) -> 'Reply':
         self.tell_ended()
@@ -265,15 +282,3 @@ class SessionMagics(Magics):
     def __init__(self, erp5: ERP5Magics) -> None:
         super().__init__(shell=erp5.shell)
         self.erp5 = erp5
-
-
-def pulled(session: 'Session', reply: 'Reply', shown: Any) -> Any:
-    """The value itself, or what it looks like there if it cannot travel, may not, or cannot be loaded here."""
-    from .progress import LARGE
-    from .values import size_of
-    if size_of(reply.pulled.get('_', {})) > LARGE:
-        return shown
-    try:
-        return session.fetched(reply, '_')['_']
-    except Exception:   # a pickle may raise anything: the value is shown all the same
-        return shown

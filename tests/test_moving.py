@@ -480,3 +480,11 @@ def test_magics_refuse_before_anything_is_sent(typed: Callable[[str], Any]) -> N
     with pytest.raises(RemoteError):
         typed('%%erp5 --pull c\nc = "theirs"; 1/0').raise_error()
     assert typed('c').result == 'mine'
+
+
+def test_a_large_value_of_an_expression_stays_there(typed: Callable[[str], Any], capsys: pytest.CaptureFixture[str]) -> None:
+    typed('found = %erp5 __import__("numpy").ones(7_000_000)').raise_error()
+    assert 'The value (56.0 MB) stays there' in capsys.readouterr().out
+    assert repr(typed('found').result) == 'array([1., 1., 1., ..., 1., 1., 1.], shape=(7000000,))'
+    typed('found = %erp5 __import__("numpy").ones(6_000_000)').raise_error()
+    assert typed('found.sum()').result == 6_000_000 and 'stays there' not in capsys.readouterr().out
