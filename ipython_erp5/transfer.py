@@ -116,7 +116,7 @@ def pack_or_report(values: Mapping[str, object], serializer: Serializer) -> Pack
     try:
         return pack(values, serializer)
     except SerializationError as error:
-        failure = SerializationError('\n  '.join(['cannot be pushed, nothing was sent or run:',
+        failure = SerializationError('\n  '.join(['cannot be pushed, nothing was sent or run (make it there, in a cell, or leave it out):',
                                                   *(culprits(values, serializer) or [str(error)])]))
     raise failure
 
@@ -125,8 +125,8 @@ def culprits(values: Mapping[str, object], serializer: Serializer) -> list[str]:
     lines = []
     for name, value in values.items():
         found = diagnose(serializer, name, value, lambda value: None)
-        if found:
-            lines += NotSaved(name, type_name(type(value)), tuple(found)).lines()
+        told = NotSaved(name, type_name(type(value)), tuple(found)).lines() if found else []
+        lines += [line if line.startswith(name) else f'{name} → {line}' for line in told]
     return lines
 
 

@@ -124,7 +124,8 @@ LAYERS = {
                  'node.references node.saving node.source node.storage',
     #                                                                          # one cell as one transaction
     'node.users': 'errors node.storage',                                       # users, and which notebooks each may use
-    'node.portal': 'errors wire node.document node.metrics node.notebook node.users',  # the site: modules, catalog, users
+    'node.answers': 'node.notebook node.users',                                # what a request of Zope asks, and its answer
+    'node.portal': 'errors wire node.answers node.document node.metrics node.notebook node.users',  # the site: modules, catalog, users
     'node.completing': 'environment serializers node.cell node.context node.shell node.stored',  # what is asked while somebody types
     'node.executor': 'errors wire node.carrying node.cell node.claims node.descendants node.journal node.limits '
                      'node.notebook node.shell node.completing node.tracebacks',
@@ -146,7 +147,7 @@ LAYERS = {
     #                                                                          # requests: at most once, here or elsewhere
     'node.housekeeping': 'node.dispatch node.journal node.limits node.memory node.pool',  # memory, idle executors, what was not written
     'node.service': 'errors octets wire serializers node.bodies node.parcels node.history node.dispatch node.journal '
-                    'node.metrics node.peers node.portal node.registry node.signals node.completing node.questions '
+                    'node.metrics node.peers node.answers node.registry node.signals node.completing node.questions '
                     'node.users',
     #                                                                          # what the published methods ask of a node
     'node.publisher': 'node.bodies node.journal node.portal node.service node.storage',  # WSGI, authorization, event stream

@@ -143,8 +143,10 @@ def test_what_cannot_travel_is_named_and_nothing_is_run(session: Session) -> Non
     with pytest.raises(SerializationError) as raised:
         session.execute('a = 2', push={'fine': 1, 'value': value})
     told = str(raised.value).splitlines()
-    assert told[0] == 'cannot be pushed, nothing was sent or run:'
+    assert told[0] == 'cannot be pushed, nothing was sent or run (make it there, in a cell, or leave it out):'
     assert [line.strip() for line in told[1:]] == ["value['model'][0] → _thread.lock", "value['stream'] → generator"]
+    with pytest.raises(SerializationError, match='\n  lock → _thread.lock$'):
+        session.push(lock=threading.Lock())
     assert (lines_of(session), session.pull('a')) == (1, 1)
     for name in ('a b', 'class', '1', ''):
         with pytest.raises(OptionError, match='expected the name of a variable'):
@@ -155,8 +157,11 @@ def test_what_cannot_travel_is_named_and_nothing_is_run(session: Session) -> Non
 def test_nothing_is_pulled_if_one_name_cannot_be(session: Session) -> None:
     with pytest.raises(SerializationError, match='c cannot be sent: .*generator'):
         session.execute('a, c = 1, (i for i in [])', pull='a,c')
-    with pytest.raises(SerializationError, match='nowhere cannot be sent: there is no variable of this name'):
+    with pytest.raises(SerializationError, match='nowhere cannot be sent: there is no variable of this name[.]'):
         session.pull('a', 'nowhere')
+    session.execute('prices = 1')
+    with pytest.raises(SerializationError, match="prises cannot be sent: there is no variable of this name; did you mean 'prices'[?]"):
+        session.pull('prises')
     with pytest.raises(SerializationError, match='a document of the site stays there'):
         session.execute('d = [context]', pull='d')
     with pytest.raises(RemoteError):

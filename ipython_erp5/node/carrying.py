@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from .. import transfer, wire
-from ..errors import ERP5Error, SerializationError, StorageFullError
+from ..errors import ERP5Error, SerializationError, StorageFullError, did_you_mean
 from ..report import size
 from . import parcels
 from .references import Trace
@@ -61,7 +61,7 @@ class Carrier:
         for name in self.names:
             self.notebook.names.fetch(name)
             if name != '_' and name not in self.notebook.namespace:
-                yield wire.not_pulled(name, self.notebook.context.reason(name) or 'there is no variable of this name')
+                yield wire.not_pulled(name, self.notebook.context.reason(name) or self.unknown(name))
                 continue
             value = last if name == '_' else self.notebook.namespace[name]
             literal = self.notebook.literal(value)
@@ -70,6 +70,10 @@ class Carrier:
             else:
                 yield wire.pulled(name, 'literal', b64encode(literal.encode()).decode())
         yield from self.together(values)
+
+    def unknown(self, name: str) -> str:
+        known = {*self.notebook.namespace, *self.notebook.context.stored.groups.keys()}
+        return 'there is no variable of this name' + did_you_mean(name, (other for other in known if other.isidentifier()))
 
     def together(self, values: Mapping[str, object]) -> Iterator[wire.Message]:
         """What several of them share they share there, unless one of them cannot go."""

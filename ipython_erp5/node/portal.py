@@ -5,7 +5,6 @@ Everything published needs the permission `Manage portal`, and what names a note
 cell's `context` is: this portal, wrapped for the user who runs the cell.
 """
 
-import json
 import uuid
 from base64 import b64encode
 from collections.abc import Callable
@@ -31,6 +30,7 @@ from ZPublisher import zpublish
 from .. import wire
 from ..errors import UnauthorizedError, UnknownUserError
 from . import users
+from .answers import answer, barred, failure, node, text
 from .document import Document, Module, unpublish
 from .metrics import CONTENT_TYPE
 from .notebook import DataNotebook
@@ -249,41 +249,9 @@ InitializeClass(unpublish(Catalog))
 InitializeClass(unpublish(ERP5Site))
 
 
-def node(REQUEST: Any) -> Any:
-    """The node that serves this request: the publisher puts it into the WSGI environment."""
-    return REQUEST.environ['ipython_erp5.node']
-
-
-def text(REQUEST: Any, name: str) -> str:
-    value = REQUEST.form.get(name, '')
-    return value if isinstance(value, str) else ''
-
-
-def number(REQUEST: Any, name: str, most: int) -> int:
-    """A number of the form from 0 to `most`, which it is if it is none."""
-    value = text(REQUEST, name)
-    return min(int(value), most) if value.isdecimal() and len(value) < 10 else most
-
-
 def named(portal: Any, REQUEST: Any) -> DataNotebook | None:
     """The notebook that the request is about."""
     return portal.data_notebook_module.find(text(REQUEST, 'reference'))
-
-
-def barred(REQUEST: Any, notebook: DataNotebook | None) -> str:
-    """The answer to a user who may not use the notebook; '' to one who may."""
-    reason = reason_to_refuse(REQUEST, notebook)
-    return failure(REQUEST, 403, reason) if reason else ''
-
-
-def reason_to_refuse(REQUEST: Any, notebook: DataNotebook | None) -> str:
-    user = REQUEST['AUTHENTICATED_USER']
-    return '' if notebook is None or users.may_use(user, notebook) else users.refusal(user, notebook)
-
-
-def failure(REQUEST: Any, status: int, reason: str) -> str:
-    REQUEST.RESPONSE.setStatus(status)
-    return answer(REQUEST, {'error': reason})
 
 
 def shared(change: Callable[[Any, Any, str], None], REQUEST: Any, notebook: DataNotebook) -> dict[str, Any]:
@@ -305,11 +273,6 @@ def committed(change: Callable[[], Any]) -> Any:
         finally:
             transaction.begin()
     return value
-
-
-def answer(REQUEST: Any, value: Any) -> str:
-    REQUEST.RESPONSE.setHeader('Content-Type', 'application/json')
-    return json.dumps(value)
 
 
 # ---------------------------------------------------------------- HTML

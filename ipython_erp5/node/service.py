@@ -21,11 +21,11 @@ from .. import __version__, serializers, wire
 from ..errors import ERP5Error, UnauthorizedError, WireError
 from ..octets import OCTETS
 from . import bodies, history, journal, parcels, users
+from .answers import answer, barred, failure, number, reason_to_refuse, text
 from .completing import Reply, not_found
 from .dispatch import Dispatcher
 from .metrics import Metrics, State
 from .peers import NodeGone
-from .portal import answer, barred, failure, number, reason_to_refuse, text
 from .questions import Questions, names_alone
 from .registry import Registry
 from .signals import GRACE
