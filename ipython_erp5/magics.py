@@ -22,7 +22,7 @@ from traitlets import Bool, Bunch, Enum, Float, List, Unicode, observe
 from . import wire
 from .display import NORMAL, QUIET, VERBOSE, Display, without_colors, write
 from .errors import OptionError, RemoteError, TargetError, UnauthorizedError
-from .options import did_you_mean, parse
+from .options import did_you_mean, has_password, parse
 from .progress import aside
 from .sessions import Sessions, described, meant_instead, resolve, serializer_of, sessions_of
 
@@ -185,6 +185,9 @@ class ERP5Magics(Magics):
             %erp5_connect https://host/erp5 --user ana --reference "sales of the year"
             %erp5_connect sales
         """
+        if has_password(line.split()) or '@' in line and '://' in line:   # refused, but IPython keeps what was typed
+            from .masking import mask_typed
+            mask_typed(self.shell, 'erp5_connect')
         options = parse(self.erp5_connect, line)
         self._connect(options.target, options)
 

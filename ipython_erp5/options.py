@@ -19,8 +19,7 @@ def parse(magic: Any, line: str) -> Namespace:
     parser = magic.parser
     parser.allow_abbrev = False
     words = split(line)
-    if any(word.lower().partition('=')[0] in PASSWORD_OPTIONS for word in words):
-        raise OptionError(f'a password is never an option: it would stay in the notebook and its history. {PASSWORD_PLACES}')
+    refuse_password(words)
     try:
         options: Namespace = parser.parse_args(words)
     except UsageError as error:
@@ -39,7 +38,17 @@ def split(line: str) -> list[str]:
     try:
         return list(words)
     except ValueError:
+        refuse_password(line.split())
         raise OptionError(f'a quotation mark is not closed in: {line.strip()}') from None
+
+
+def refuse_password(words: Iterable[str]) -> None:
+    if has_password(words):
+        raise OptionError(f'a password is never an option: it would stay in the notebook and its history. {PASSWORD_PLACES}')
+
+
+def has_password(words: Iterable[str]) -> bool:
+    return any(word.lower().partition('=')[0] in PASSWORD_OPTIONS for word in words)
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

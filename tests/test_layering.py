@@ -65,7 +65,8 @@ LAYERS = {
     'options': 'errors',                                                       # the words of a magic's line
     'sessions': 'errors connections options session exchanges',                # the sessions of one shell
     'completion': 'connections known_names magic_words remote_code session sessions settings',  # Tab and Shift-Tab of what is there
-    'magics': 'local_values values errors wire display options reply session sessions background credentials progress reconnecting report',
+    'magics': 'local_values values errors wire display masking options reply session sessions background credentials progress reconnecting '
+              'report',
     #                                                                          # connecting, and running cells
     'background': 'errors wire display handle history local_values session',   # where the outputs of such a cell go
     'recalling': 'errors display handle history magics options session',       # cells and lines that are there already

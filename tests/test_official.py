@@ -352,6 +352,17 @@ def test_a_typed_password_is_in_nothing_that_was_kept(said: Callable[..., str], 
     assert SECRET.encode() not in (tmp_path / 'history.sqlite').read_bytes()
 
 
+@pytest.mark.parametrize('line', [f'--password {SECRET}', f'--password="{SECRET}', f'https://ana:{SECRET}@erp5.example.com/erp5'])
+def test_one_that_is_refused_is_in_nothing_that_was_kept_either(shell: InteractiveShell, line: str) -> None:
+    with pytest.raises(errors.ERP5Error) as raised:
+        shell.run_cell(f'%erp5_connect {line}', store_history=True).raise_error()
+    history = shell.history_manager
+    assert history is not None and SECRET not in str(raised.value)
+    assert SECRET not in repr([history.input_hist_raw, history.input_hist_parsed, list(history.db_input_cache), shell.user_ns['In'],
+                               shell.user_ns['_i']])
+    assert history.input_hist_raw[-1] == f'%erp5_connect {MASK}'
+
+
 def test_without_one_it_is_asked_for(said: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
     assert said('%erp5_password') == 'Empty value for erp5_password magic\n'
     asked = []
