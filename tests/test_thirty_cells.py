@@ -156,7 +156,10 @@ def test_the_outputs_are_those_of_a_plain_kernel(plain: Outputs, one: Outputs, n
         assert (list(map(without_place, outputs)) if name in PLACED else outputs) == expected(name, plain[name])
 
 
-@pytest.mark.parametrize('placement', [name for name in PLACEMENTS if name != 'one executor'])
+SLOW = pytest.param('four executors', marks=pytest.mark.soak)
+
+
+@pytest.mark.parametrize('placement', ['two executors', SLOW, 'a new executor for every cell'])
 def test_the_outputs_are_the_same_wherever_a_cell_runs(one: Outputs, placement: str, tmp_path: Path) -> None:
     outputs = placed(placement, tmp_path)
     assert {name: (outputs[name], one[name]) for name in CELLS if outputs[name] != one[name]} == {}
