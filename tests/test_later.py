@@ -186,7 +186,7 @@ def test_an_interpreter_that_exits_leaves_them_to_the_site(session: Session, nod
     assert (done.returncode, done.stderr) == (0, '')
     first, second = done.stdout.split()
     gate.begun()
-    assert session.past.find() == first and session.past.find(first[:7]) == first
+    assert session.past.find() == first and session.past.find(first[:8]) == first
     gate.let_go()
     assert session.attach(second).text == 'second\n' and session.attach(second).result == {'text/plain': '2'}
     assert session.attach(first).text == 'first\n'
