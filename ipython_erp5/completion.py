@@ -14,6 +14,7 @@ import io
 import keyword
 import re
 import threading
+import time
 import tokenize
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from queue import Empty, SimpleQueue
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 COMPLETE, INSPECT = 'Base_completeJupyter', 'Base_inspectJupyter'
 TYPES = '_jupyter_types_experimental'
 SOON = 1.0        # seconds for an answer
+REST = 3.0        # seconds in which a site that did not answer soon is not asked again: else each Tab would wait
 IDENTIFIER = 'ipython_erp5'
 FIRST = 1000.0    # the matcher's priority: what it suppresses is not even asked
 NAME_BEFORE = re.compile(r'(?:[^\W\d]\w*)?\Z')
@@ -51,6 +53,7 @@ class Completion:
         self.covered: list[tuple[Any, str, Callable[..., Any]]] = []   # attributes of others
         self.signatures: dict[str, str] = {}   # of the last matches
         self.waiting: set[int] = set()   # id() of sessions of which an answer is still on its way
+        self.resting: dict[int, float] = {}  # until when, by time.monotonic()
         self.references: dict[str, list[str]] = {}   # url -> of the user's notebooks, as of the last answer
 
     # ------------------------------------------------------------ in a shell
@@ -182,11 +185,11 @@ class Completion:
         return answer[0] if isinstance(answer[0], dict) and answer[0].get('status') == 'ok' else None
 
     def soon(self, session: 'Session', question: Callable[[], Answer]) -> Answer | None:
-        """The answer, if it comes soon. As long as an earlier one has not come, nothing more is asked.
+        """The answer, if it comes soon. As long as an earlier one has not come, and for a while after that, nothing more is asked.
 
         In a thread of its own: no part of it may take longer, nor ask for a password.
         """
-        if id(session) in self.waiting:
+        if id(session) in self.waiting or time.monotonic() < self.resting.get(id(session), 0.0):
             return None
         self.waiting.add(id(session))
         answers: SimpleQueue[Answer | None] = SimpleQueue()
@@ -194,6 +197,7 @@ class Completion:
         try:
             return answers.get(timeout=SOON)
         except Empty:
+            self.resting[id(session)] = time.monotonic() + REST
             return None
 
     def answer_to(self, question: Callable[[], Answer], answers: 'SimpleQueue[Answer | None]', key: int) -> None:

@@ -25,7 +25,7 @@ LONG = ('test_cluster', 'test_thirty_cells', 'test_programs', 'test_fuzz', 'test
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The long files first: then the workers (`-n 3`), each with a file at a time, end at about the same time."""
+    """The long files first: then the workers (`-n 2`), each with a file at a time, end at about the same time."""
     items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
 
 

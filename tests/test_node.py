@@ -311,9 +311,8 @@ def test_cells_of_one_notebook_run_one_after_another_and_others_go_on(node: Node
     with ThreadPoolExecutor(4) as threads, node.session() as other:
         slow = [threads.submit(messages, session, 'k = n; time.sleep(.4); n = k + 1') for _ in range(3)]
         time.sleep(.1)
-        begun = time.monotonic()
         other.execute('1')
-        assert time.monotonic() - begun < .6
+        assert not all(run.done() for run in slow)
         assert all(run.result()[-1]['status'] == 'ok' for run in slow)
     assert session.execute('n').result == {'text/plain': '3'}
 
