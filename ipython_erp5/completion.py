@@ -28,12 +28,12 @@ from .known_names import bound_names
 from .magic_words import Wanted, wanted
 from .remote_code import Code, Lines, Words, at_cursor
 from .sessions import sessions_of
+from .wire import TYPES
 
 if TYPE_CHECKING:
     from .session import Session
 
 COMPLETE, INSPECT = 'Base_completeJupyter', 'Base_inspectJupyter'
-TYPES = '_jupyter_types_experimental'
 SOON = 1.0        # seconds for an answer
 REST = 3.0        # seconds in which a site that did not answer soon is not asked again: else each Tab would wait
 IDENTIFIER = 'ipython_erp5'

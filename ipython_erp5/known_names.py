@@ -43,7 +43,8 @@ class KnownNames:
 
     def take(self, message: wire.Message, code: str) -> None:
         if message['msg_type'] == 'context':
-            self.variables = {name: kind for name, kind in self.variables.items() if name not in message.get('deleted', ())}
+            for name in message.get('deleted', ()):
+                self.variables.pop(name, None)
             self.variables.update((name, self.variables.get(name, 'instance')) for name in message.get('saved', ()))
             if 'provided' in message:
                 self.provide(iter(message['provided']))

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from .connections import Connection
     from .session import Session
 
-DEFAULT_SERIALIZER = 'cloudpickle'
 NEAR = .8   # how like another reference is one that may be a slip, of 1
 
 
@@ -85,7 +84,8 @@ def serializer_of(session: 'Session') -> str:
     if session.serializer and session.serializer not in known:
         raise OptionError(f'the node has no serializer {session.serializer!r}{did_you_mean(session.serializer, known)}: '
                           f'it has {", ".join(known)}')
-    return session.serializer or str(session.context().get('serializer') or DEFAULT_SERIALIZER)
+    from .serializers import DEFAULT
+    return session.serializer or str(session.context().get('serializer') or DEFAULT)
 
 
 def meant_instead(session: 'Session') -> str:

@@ -33,6 +33,7 @@ from typing import Any
 from .errors import NodeUnavailableError, OptionError, WireError
 
 NDJSON = 'application/x-ndjson'
+TYPES = '_jupyter_types_experimental'  # of the metadata of a `complete_reply`: types and signatures of the matches, for front ends
 LONGEST = 1e9  # seconds that a cell may ask for: 30 years
 Message = dict[str, Any]
 

@@ -63,8 +63,8 @@ LAYERS = {
     'progress': '',                                                            # one line about what takes long
     'display': 'errors wire progress report',                                  # events -> IPython display
     'options': 'errors',                                                       # the words of a magic's line
-    'sessions': 'errors connections options session exchanges',                # the sessions of one shell
-    'completion': 'connections known_names magic_words remote_code session sessions settings',  # Tab and Shift-Tab of what is there
+    'sessions': 'errors connections options serializers session exchanges',    # the sessions of one shell
+    'completion': 'wire connections known_names magic_words remote_code session sessions settings',  # Tab and Shift-Tab of what is there
     'magics': 'local_values values errors wire display masking options reply session sessions background credentials progress reconnecting '
               'report',
     #                                                                          # connecting, and running cells
@@ -119,7 +119,7 @@ LAYERS = {
     #                                                                          # what a cell could have changed, as bytes
     'node.saving': 'errors fidelity report node.context node.sharing node.stored node.units',  # what changed, into the database
     'node.document': 'errors',                                                 # what ERP5 calls a document, and its module
-    'node.notebook': 'wire node.claims node.document node.stored',             # Data Notebook, its lines, its claim
+    'node.notebook': 'serializers wire node.claims node.document node.stored',  # Data Notebook, its lines, its claim
     'node.history': 'node.notebook',                                           # a page of a notebook's lines, as JSON
     'node.cell': 'errors wire environment setups serializers report node.audit node.claims node.context node.namespace node.notebook '
                  'node.references node.saving node.source node.storage',
@@ -127,7 +127,7 @@ LAYERS = {
     'node.users': 'errors node.storage',                                       # users, and which notebooks each may use
     'node.answers': 'node.notebook node.users',                                # what a request of Zope asks, and its answer
     'node.portal': 'errors wire node.answers node.document node.metrics node.notebook node.users',  # the site: modules, catalog, users
-    'node.completing': 'environment serializers node.cell node.context node.shell node.stored',  # what is asked while somebody types
+    'node.completing': 'environment known_names serializers wire node.cell node.context node.shell node.stored',  # asked while one types
     'node.executor': 'errors wire node.carrying node.cell node.claims node.descendants node.journal node.limits '
                      'node.notebook node.shell node.completing node.tracebacks',
     #                                                                          # the process that runs cells

@@ -34,15 +34,15 @@ from IPython.utils.tokenutil import token_at_cursor
 from ZODB.POSException import ReadOnlyError
 
 from .. import environment, serializers
+from ..known_names import KINDS
+from ..wire import TYPES
 from .cell import RESERVED, Notebooks, OpenNotebook
 from .context import Context
 from .shell import CellShell
 from .stored import LAST_VALUES, SLOTS, StoredContext
 
 Reply = dict[str, Any]
-TYPES = '_jupyter_types_experimental'  # where Jupyter's front ends look for types and signatures of matches
 VAGUE = (None, '', '<unknown>', 'variable', 'attribute')  # what IPython says of a match without a look at its value
-KINDS = {'function': 'function', 'type': 'class', 'module': 'module'}  # types of stored variables, in the words of Jupyter's front ends
 FEW = 20  # functions and classes that are loaded for their signatures
 SIGNATURES = .1  # seconds for all of them
 HEAVY = 64 << 20  # bytes of old values, for which the collector of garbage is called

@@ -21,12 +21,10 @@ from DateTime import DateTime
 from persistent import Persistent
 from persistent.mapping import PersistentMapping
 
-from .. import wire
+from .. import serializers, wire
 from .claims import Claimed, Known
 from .document import Document
 from .stored import StoredContext
-
-DEFAULT_SERIALIZER = 'cloudpickle'
 
 
 class Lines(IOBTree):
@@ -92,7 +90,7 @@ class DataNotebookLine(Document):
 class DataNotebook(Document):
     portal_type: ClassVar[str] = 'Data Notebook'
     properties: ClassVar[tuple[str, ...]] = (*Document.properties, 'serializer', 'owner')
-    serializer = DEFAULT_SERIALIZER
+    serializer = serializers.DEFAULT
     owner = ''
     environment: tuple[Mapping[str, Any], ...] = ()
 
