@@ -65,9 +65,11 @@ class Certificate:
 
 
 def basic(connection: 'Connection') -> Authenticator:
-    """Without a user, nothing is sent."""
+    """Without a user, nothing is sent. TargetError for one with a colon, behind which a password may have been typed."""
     if not connection.user:
         return lambda request: request
+    if ':' in connection.user:
+        raise TargetError(f'the user for {connection.url} has a colon, which no user can have: write only the name')
     pair = f'{connection.user}:{connection.password.reveal()}'
     return Header('Basic', base64.b64encode(pair.encode()).decode())
 

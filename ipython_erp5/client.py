@@ -25,6 +25,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.util.connection import is_connection_dropped
 
 from . import authentication, stock, wire
+from .adapter import Adapter, do_not_warn
 from .credentials import Secret
 from .errors import ConnectionLostError, ERP5Error, NodeTimeoutError, SiteUnreachableError, TargetError, UnauthorizedError, WireError
 from .exchanges import EXCERPT, Exchange, Exchanges
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 CHECK, STATUS = 'Base_checkExistingReference', 'Base_getJupyterStatus'
 CONNECT_TIMEOUT, ANSWER_TIMEOUT = 10.0, 30.0   # seconds
 CONNECT = (HTTPConnection.connect.__code__, HTTPSConnection.connect.__code__)
+BLOCK = 1 << 20   # bytes that are read at once
 IDLE = 60.0   # seconds after which a connection is not used again: a machine that slept, or a firewall, may have lost it in silence
 EXCHANGE = 'erp5_exchange'   # an attribute of a response: what is noted of it
 
@@ -64,7 +66,7 @@ class Client:
         self._secrets: list[Secret] = []
         self._headers = {'Content-Type': 'application/x-www-form-urlencoded', 'Accept-Encoding': 'identity',
                          'User-Agent': 'ipython_erp5'}
-        self._adapter = requests.adapters.HTTPAdapter(max_retries=0)
+        self._adapter = Adapter()
         self._used = time.time()   # by the clock on the wall, as others stand still while a machine sleeps
         self._use(connection)
 
@@ -76,6 +78,8 @@ class Client:
         self._secrets = [*self._secrets, *filter(None, (connection.password, connection.token))]
         self.trouble = Trouble(self.url, self.user, self.auth, self._secrets)
         self._verify: bool | str = False if connection.insecure else connection.ca_bundle or True
+        if connection.insecure:
+            do_not_warn(self.url)
 
     def __repr__(self) -> str:
         return f'{type(self).__name__}({self.url!r}, user={self.user!r})'
@@ -84,7 +88,7 @@ class Client:
         """The same, with connections of its own."""
         self._renew('moved')
         client = copy.copy(self)
-        client._adapter = requests.adapters.HTTPAdapter(max_retries=0)
+        client._adapter = Adapter()
         return client
 
     def close(self) -> None:
@@ -308,6 +312,8 @@ class Client:
         try:
             answer = json.loads(body)
         except ValueError:
+            if body.startswith(b'{'):
+                raise ConnectionLostError(f'the answer of {self.url} broke off') from None
             answer = None
         if not isinstance(answer, dict) or not answer.keys() & {'status', 'code_result'}:
             raise self.trouble.not_a_site('the answer to a cell', body)
@@ -321,7 +327,7 @@ class Client:
         """The body in the pieces in which it arrives."""
         raw, exchange = response.raw, getattr(response, EXCHANGE)
         try:
-            for piece in raw.read_chunked() if raw.chunked else iter(raw.read1, b''):
+            for piece in raw.read_chunked() if raw.chunked else iter(lambda: raw.read1(BLOCK), b''):   # without a size, half would do
                 self._noted(exchange, piece)
                 yield piece
         except (urllib3.exceptions.HTTPError, OSError) as error:

@@ -62,6 +62,10 @@ class Delivery:
         """Whether the site is known to be no stock site; it is asked if that is not known yet."""
         return self._begins_ids_once or self.status() is not None
 
+    def remembers(self) -> bool:
+        """Whether the site may tell later what became of a cell; it is not asked."""
+        return True
+
     def run(self, request: wire.Request) -> Iterator[wire.Message]:
         """The messages of one cell, the last of them `execute_reply`, whatever happens to the connection.
 
@@ -135,8 +139,9 @@ class Delivery:
                 if message not in seen[position:position + 1]:
                     yield message
         except ERP5Error as error:
-            way = '' if isinstance(error, UnsupportedError) else f'. {LATER} {request_id}'
-            failure = SiteUnreachableError(f'{broke}. The cell was not sent again and its outcome is not known ({error}). '
+            way = f'. {LATER} {request_id}' if self.remembers() and not isinstance(error, UnsupportedError) else ''
+            why = f' ({error})' if self.remembers() and str(error) != broke else ''
+            failure = SiteUnreachableError(f'{broke}. The cell was not sent again and its outcome is not known{why}. '
                                            f'Look at its variables before you run it again; its id is {request_id}{way}')
         else:
             return

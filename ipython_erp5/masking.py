@@ -1,6 +1,6 @@
 """A password that was typed into a cell: out of all that IPython keeps of what was typed in this session.
 
-    %erp5_password secret ─► %erp5_password ********     In, _i, _i5, %history, the history's database, the source of tracebacks
+    %erp5_password secret ─► %erp5_password ********     In, _i, _i5, %history, the history's database, the source of tracebacks, %logstart
 
 IPython stores a cell before it runs it, so that this comes after: a row that has been written is overwritten, its old bytes with
 zeros. What the front end keeps, the notebook's file above all, is out of reach.
@@ -8,6 +8,7 @@ zeros. What the front end keeps, the notebook's file above all, is out of reach.
 
 import linecache
 import sqlite3
+from pathlib import Path
 from typing import Any
 
 from IPython.core.interactiveshell import InteractiveShell
@@ -31,7 +32,7 @@ def mask_typed(shell: InteractiveShell, name: str) -> str:
         inputs[:] = [masked(text, name) for text in inputs]
     for shortcut in SHORTCUTS:
         setattr(history, shortcut, masked(getattr(history, shortcut), name))
-    return mask_database(history, name) or logged(shell)
+    return mask_database(history, name) or mask_log(shell.logger, name)
 
 
 def mask_database(history: Any, name: str) -> str:
@@ -52,8 +53,19 @@ def mask_database(history: Any, name: str) -> str:
     return ''
 
 
-def logged(shell: InteractiveShell) -> str:
-    return f'the log {shell.logger.logfname} has it' if shell.logger.logfile is not None else ''
+def mask_log(logger: Any, name: str) -> str:
+    """The file of %logstart, which stays open, and in its place."""
+    if logger.logfile is None:
+        return ''
+    try:
+        text = Path(logger.logfile.name).read_text(encoding='utf-8')
+        logger.logfile.seek(0)
+        logger.logfile.truncate()   # first: what is written to some logs goes to their end
+        logger.logfile.write(masked(text, name))
+        logger.logfile.flush()
+    except (OSError, UnicodeDecodeError):
+        return f'the log {logger.logfname} has it'
+    return ''
 
 
 # ---------------------------------------------------------------- texts

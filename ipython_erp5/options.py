@@ -3,6 +3,7 @@
 import shlex
 from argparse import Namespace
 from collections.abc import Iterable
+from itertools import pairwise
 from typing import Any
 
 from IPython.core.error import UsageError
@@ -48,7 +49,10 @@ def refuse_password(words: Iterable[str]) -> None:
 
 
 def has_password(words: Iterable[str]) -> bool:
-    return any(word.lower().partition('=')[0] in PASSWORD_OPTIONS for word in words)
+    """Also as `--user NAME:PASSWORD`, as other programs have it."""
+    pairs = list(pairwise([*words, '']))
+    return any(word.lower().partition('=')[0] in PASSWORD_OPTIONS or word == '--user' and ':' in after
+               or word.startswith('--user=') and ':' in word for word, after in pairs)
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -16,7 +16,7 @@ from . import wire
 from .client import Client
 from .ctrl_c import CtrlC
 from .delivery import SILENCE, Delivery
-from .errors import UnknownUserError, UnsupportedError, remote_error
+from .errors import OptionError, UnknownUserError, UnsupportedError, remote_error
 from .exchanges import Exchanges
 from .handle import UNDER_WAY, RemoteCell
 from .history import History
@@ -50,6 +50,7 @@ class Session:
         self.names = KnownNames()   # of the notebook
         self.node = ''              # that answered last
         self.running = ''           # the request_id of the cell that runs now
+        self.leaving: Callable[[], bool] | None = None   # see `CtrlC`
         self.cells: dict[str, RemoteCell] = {}  # request_id -> those that nobody waits for, or nobody has looked at
 
     def __repr__(self) -> str:
@@ -131,7 +132,7 @@ class Session:
     def _wait_for(self, request_id: str, messages: Iterator[wire.Message], on_message: OnMessage | None) -> Reply:
         reply, show = Reply(request_id), on_message or complain
         ctrl_c = CtrlC(lambda: self.interrupt(request_id), lambda text: show(wire.stream('stderr', text)),
-                       self.client.sends_nothing_yet)
+                       self.client.sends_nothing_yet, self.leaving)
         self.running = request_id
         try:
             with ctrl_c:
@@ -163,7 +164,8 @@ class Session:
             raise
         if ctrl_c.unsent:
             raise remote_error('KeyboardInterrupt', f'stopped while connecting to {self.client.url}; nothing was sent', ()) from None
-        note = f'stopped waiting; the cell {request_id} may still run on {self.client.url}: %erp5_result {request_id} goes back to it'
+        way = f'%erp5_result {request_id} goes back to it' if self.delivery.remembers() else 'look at its variables before you run it again'
+        note = f'stopped waiting; the cell {request_id} may still run on {self.client.url}: {way}'
         raise remote_error('KeyboardInterrupt', note, ()) from None
 
     # ------------------------------------------------------------ looking
@@ -231,6 +233,8 @@ class Session:
 
         SerializationError, with every culprit, if one of them cannot travel: nothing is sent then, and nothing is run.
         """
+        if on_bytes is not None and not callable(on_bytes):
+            raise OptionError(f'expected values by the names of variables, as session.push(prices=prices), got a {type(on_bytes).__name__}')
         self.execute('pass', push=values, store_history=False, on_bytes=on_bytes)
 
     def pull(self, *names: str, on_bytes: OnBytes | None = None) -> Any:

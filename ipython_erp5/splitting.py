@@ -285,10 +285,15 @@ def imported_in(unit: Unit) -> set[str]:
 # ---------------------------------------------------------------- what will not work
 def notes(units: Sequence[Unit], moved: set[int]) -> Iterator[str]:
     """What a stock server makes of the rest that Python would not, a sentence each."""
+    taken: set[str] = set()
     for i, unit in enumerate(units):
         statement = unit.statement() if {'import', 'environment'} & set(unit.words) else None
         if statement is None:
             continue
+        if method_of(statement) == 'define' and (name := function_of(statement)):
+            if name in taken:
+                yield f'line {unit.row + 1}: of several definitions of {name} in one cell an ERP5 site keeps only the last one'
+            taken.add(name)
         if i not in moved and method_of(statement) == 'define':
             yield (f'line {unit.row + 1}: on this site this definition acts from the next cell on, as {function_of(statement)} uses '
                    'what the cell makes')

@@ -19,11 +19,13 @@ from typing import Any
 from . import stock, wire
 from .client import Client
 from .delivery import SILENCE, Delivery
-from .errors import ERP5Error, EnvironmentDefinitionError, NodeError, UnsupportedError
+from .errors import ERP5Error, EnvironmentDefinitionError, NodeError, NodeTimeoutError, NodeUnavailableError, UnsupportedError
 from .splitting import Parts, split
 
 LISTED, LOOK = 60.0, .5   # seconds: how long a new notebook is waited for, and between two looks
+ENVIRONMENT = "name 'environment' is not defined"
 VALUE = '_'               # what `pull` names for the value of the cell itself
+UNKNOWN = 'Whether the cell was run, or still runs, is not known: it was not sent again. Look at its variables before you run it again'
 
 
 @dataclasses.dataclass
@@ -63,6 +65,9 @@ class StockDelivery(Delivery):
     def is_ours(self) -> bool:
         return not self.is_stock()
 
+    def remembers(self) -> bool:
+        return not self._stock
+
     def run(self, request: wire.Request) -> Iterator[wire.Message]:
         """The messages of one cell, the last of them `execute_reply`, however many requests it takes."""
         parts = None if self._streams else self._parts(request)
@@ -82,6 +87,19 @@ class StockDelivery(Delivery):
             return None
         return None if parts.cells != (code,) and not self.is_stock() else parts
 
+    # ------------------------------------------------------------ when something goes wrong
+    def _delivered(self, request: wire.Request) -> Iterator[wire.Message]:
+        """A proxy that answers for the site, or nobody, does not say what becomes of a cell that cannot be sent again."""
+        try:
+            yield from super()._delivered(request)
+            return
+        except (NodeUnavailableError, NodeTimeoutError) as error:
+            failure = type(error)(f'{error}. {UNKNOWN}')
+        raise failure
+
+    def _may_send_again(self, broke: ERP5Error) -> bool:
+        return not self._stock and super()._may_send_again(broke)
+
     # ------------------------------------------------------------ the requests of one cell
     def _run(self, request: wire.Request, parts: Parts) -> Iterator[wire.Message]:
         """The messages of all its requests, each ending with its `execute_reply`; whoever reads them stops after one that failed."""
@@ -89,7 +107,7 @@ class StockDelivery(Delivery):
         cells = () if only_values else parts.cells
         if request.push:
             yield from self._send(request, json.loads(request.push)['source'])
-        for message in self._send(request, parts.first) if len(cells) == 2 else ():
+        for message in self._first(request, parts.first) if len(cells) == 2 else ():
             if has_no_environment(message) and 'environment' not in request.python_expression:
                 cells = ('', request.python_expression)   # of 2015: what it imports is there at once, and kept
                 break
@@ -100,6 +118,16 @@ class StockDelivery(Delivery):
             yield self._value_of(request, name)
         if not cells and not request.push:
             yield wire.execute_reply('ok', True, request.request_id)
+
+    def _first(self, request: wire.Request, cell: str) -> Iterator[wire.Message]:
+        """What defines. The first sites said only by a page what a cell had raised."""
+        try:
+            yield from self._send(request, cell)
+            return
+        except NodeError as error:
+            if ENVIRONMENT not in str(error) or 'environment' in request.python_expression:
+                raise
+        yield wire.error('NameError', ENVIRONMENT, ())
 
     def _send(self, request: wire.Request, cell: str) -> Iterator[wire.Message]:
         yield from self._wait_until_listed()
@@ -112,8 +140,9 @@ class StockDelivery(Delivery):
         """Before the next request of a new notebook: until the catalog has it, a stock site would make a second one."""
         if not self._listing.made or self._listing.listed:
             return
-        end = time.monotonic() + LISTED
-        while not self._is_listed():
+        end, first = time.monotonic() + LISTED, True
+        while not self._is_listed(first):
+            first = False
             if time.monotonic() > end:
                 yield wire.stream('stderr', f'{self.client.url} does not list the notebook {self.reference!r} after {LISTED:g} seconds: '
                                             'if it makes a second one, the variables of earlier cells are missing in later ones.\n')
@@ -122,10 +151,11 @@ class StockDelivery(Delivery):
             time.sleep(LOOK)
         self._listing.listed = True
 
-    def _is_listed(self) -> bool:
-        """Whether the notebook is found; also where the site cannot tell. One of another owner is only in the list of all."""
+    def _is_listed(self, first: bool) -> bool:
+        """Whether the notebook is found; also where the site cannot tell. One of another owner, which is not new, is in the list of all,
+        which may be long: it is asked for at the first look only."""
         try:
-            return self.client.exists(self.reference) or self.reference in [row['reference'] for row in self.client.notebooks()]
+            return self.client.exists(self.reference) or first and self.reference in [row['reference'] for row in self.client.notebooks()]
         except ERP5Error:
             return True
 
@@ -205,7 +235,7 @@ class Merged:
 
 
 def has_no_environment(message: wire.Message) -> bool:
-    return message['msg_type'] == 'error' and message['ename'] == 'NameError' and 'environment' in message['evalue']
+    return message['msg_type'] == 'error' and message['ename'] == 'NameError' and ENVIRONMENT in message['evalue']
 
 
 def makes_a_notebook(message: wire.Message) -> bool:

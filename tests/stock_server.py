@@ -215,13 +215,14 @@ class Cell:
         return said
 
     def define(self, calls: list[ast.Call], functions: dict[str, ast.FunctionDef]) -> None:
+        last = {ast.unparse(call.args[0]): call for call in calls if method(call) == 'define' and call.args}
         for call in calls:
             if method(call) == 'define' and call.keywords:
                 for pair in call.keywords:
                     if not isinstance(pair.value, ast.Constant) or isinstance(pair.value.value, bytes):
                         raise Crash from KeyError(type(pair.value).__name__)
                     self.notebook.setups[str(pair.arg)] = (str(pair.arg), f'{pair.arg} = {str(pair.value.value)!r}')
-            elif method(call) == 'define':
+            elif method(call) == 'define' and call is last[ast.unparse(call.args[0])]:
                 name, alias = ast.unparse(call.args[0]), ast.literal_eval(call.args[1])
                 if name not in functions:
                     raise Crash from KeyError(name)

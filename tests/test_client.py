@@ -3,6 +3,7 @@
 import _thread
 import base64
 import copy
+import errno
 import logging
 import os
 import pickle
@@ -16,9 +17,12 @@ import traceback
 from typing import Any
 
 import pytest
+import requests
+import urllib3
 from hypothesis import given
 from hypothesis import strategies as st
 from scripted_site import (END, HANG_UP, NOT_FOUND, NOTHING, STREAM, Site, chunk, each, http, ok, site, stock, streamed, told)
+from storages import nobody
 
 from ipython_erp5 import errors, wire
 from ipython_erp5 import delivery
@@ -173,8 +177,10 @@ REFUSALS = [
     (http(ERROR_PAGE, '500 Internal Server Error', 'text/html'), errors.NodeError, 'HTTP 500.*Site Error.*not sent again'),
     (http('', '502 Bad Gateway'), errors.NodeError, 'HTTP 502'),
     (http('', '413 Payload Too Large'), errors.NodeError, 'HTTP 413'),
-    (http('', '302 Found', more='Location: https://ana:secret@other/erp5?x=1\r\n'), errors.NotASiteError, 'https://other/erp5$'),
-    (http('{"status": '), errors.NotASiteError, 'got .{"status":'),
+    (http('', '302 Found', more='Location: https://ana:secret@other/erp5/Base_executeJupyter?x=1\r\n'), errors.NotASiteError,
+     'the right URL, https://other/erp5$'),
+    (http('', '302 Found', more='Location: login_form?came_from=x\r\n'), errors.NotASiteError,
+     '/erp5/login_form .HTTP 302.*a page to log in'),
     (http('[1, 2]'), errors.NotASiteError, r'got .\[1, 2\]'),
     (http("[{'reference': 'a', 'title': None}]"), errors.NotASiteError, 'the answer to a cell'),
     (http({'hello': 'world'}), errors.NotASiteError, 'hello'),
@@ -252,6 +258,8 @@ BROKEN: list[list[Any]] = [
     [STREAM, chunk(b'{"msg_type": "stre'), END],                    # in a message
     [STREAM, told(wire.stream('stdout', 'a')), b'ff\r\n{"ms', HANG_UP],
     [STREAM, told(wire.stream('stdout', 'a')), END],                # a whole answer, but without the reply
+    [b'HTTP/1.0 200 OK\r\nContent-Length: 99\r\n\r\n{"status": "ok"}'],   # shorter than it says
+    [b'HTTP/1.0 200 OK\r\n\r\n{"status": '],                       # that says not how long it is
 ]
 
 
@@ -290,10 +298,8 @@ def test_a_kept_connection_that_the_site_closes_under_a_cell_is_not_used_for_it_
 
 
 def test_nothing_answers() -> None:
-    with socket.create_server(('127.0.0.1', 0)) as closed:
-        url = f'http://127.0.0.1:{closed.getsockname()[1]}/erp5'
-    with pytest.raises(errors.SiteUnreachableError, match='nothing answers at .*refused.*Nothing was sent') as caught:
-        session(url).execute('1')
+    with nobody() as host, pytest.raises(errors.SiteUnreachableError, match='nothing answers at .*refused.*Nothing was sent') as caught:
+        session(f'http://{host}/erp5').execute('1')
     assert not isinstance(caught.value, errors.ConnectionLostError)
 
 
@@ -471,6 +477,22 @@ def test_that_a_site_cannot_interrupt_is_said_at_once() -> None:
     assert said.is_set()
 
 
+def test_a_silent_connection_is_looked_after_and_one_that_is_dead_has_broken() -> None:
+    with site(Base_executeJupyter=[streamed()]) as served:
+        opened = session(served)
+        opened.execute('1')
+        pools = opened.client._adapter.poolmanager.pools
+        used = next(connection.sock for key in pools.keys() for connection in pools[key].pool.queue if connection is not None)
+        assert used.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+        assert used.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
+    silent = urllib3.exceptions.ReadTimeoutError(None, '/', 'Read timed out.')  # type: ignore[arg-type]
+    for error in (silent, requests.exceptions.ReadTimeout(silent)):
+        silent.__cause__ = TimeoutError('timed out')
+        assert type(opened.client.trouble.failure(error, 30.)) is errors.NodeTimeoutError
+        silent.__cause__ = OSError(errno.ETIMEDOUT, 'Connection timed out')
+        assert type(opened.client.trouble.failure(error, None)) is errors.ConnectionLostError
+
+
 # ---------------------------------------------------------------- no secrets, small things
 def test_nothing_shows_the_password(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
@@ -503,9 +525,12 @@ def test_a_session_is_a_context_manager_and_can_be_used_again() -> None:
 
 
 def test_a_ca_bundle_that_is_none(tmp_path: Any) -> None:
-    client = Client(connection('https://127.0.0.1:9/erp5', ca_bundle=str(tmp_path / 'missing.pem')))
-    with pytest.raises(errors.TargetError, match='CA bundle'):
-        client.exists('sales')
+    (tmp_path / 'text.pem').write_text('no certificate')
+    with socket.create_server(('127.0.0.1', 0)) as listener:   # it answers nothing
+        for name in ('missing.pem', 'text.pem'):
+            client = Client(connection(f'https://127.0.0.1:{listener.getsockname()[1]}/erp5', ca_bundle=str(tmp_path / name)))
+            with pytest.raises(errors.TargetError, match='CA bundle cannot be used'):
+                client.exists('sales')
 
 
 @pytest.mark.parametrize('body, found', [(b'{"error": "x"}', True), (b'{}', False), (b'<html>', False), (b'[]', False)])

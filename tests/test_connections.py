@@ -15,8 +15,9 @@ from datetime import date
 
 import pytest
 import scripted_site
+import storages
 
-from ipython_erp5 import local_node
+from ipython_erp5 import authentication, local_node
 from ipython_erp5.client import Client
 from ipython_erp5.connections import Connection, made_reference, resolve, site_url
 from ipython_erp5.credentials import Secret, ask
@@ -401,6 +402,12 @@ def shows_no_secret(client, error, *secrets):
     return not any(secret in shown for secret in secrets)
 
 
+def test_no_user_has_a_colon():
+    with pytest.raises(TargetError, match='the user for http://h/erp5 has a colon') as caught:
+        authentication.load(Connection('n', 'http://h/erp5', 'ana:secret', Secret('x'), 'r'))
+    assert 'secret' not in str(caught.value)
+
+
 def test_a_token_is_a_header_and_nothing_else():
     with scripted_site.site(Base_checkExistingReference=[
             [scripted_site.http('True')], [scripted_site.http('you said tok.en', '500 Oops')],
@@ -522,10 +529,11 @@ def test_what_speaks_no_tls_was_sent_nothing():
 
 
 def test_a_port_where_nobody_listens_is_said_in_few_words():
-    with socket.create_server(('127.0.0.1', 0)) as nobody:
-        url = f'http://127.0.0.1:{nobody.getsockname()[1]}/erp5'
-    with pytest.raises(SiteUnreachableError, match=f'^nothing answers at {url}: .Errno 111. Connection refused. Nothing was sent; check'):
-        Client(Connection('n', url, 'ana', Secret('x'), 'r')).exists('r')
+    with storages.nobody() as host:
+        url = f'http://{host}/erp5'
+        text = f'^nothing answers at {url}: .Errno 111. Connection refused. Nothing was sent; check'
+        with pytest.raises(SiteUnreachableError, match=text):
+            Client(Connection('n', url, 'ana', Secret('x'), 'r')).exists('r')
 
 
 # ---------------------------------------------------------------- who is asked

@@ -45,7 +45,8 @@ LAYERS = {
     'exchanges': '',                                                           # what went to the site and came back lately
     'octets': '',                                                              # bodies of requests and answers that are memory
     'trouble': 'errors wire authentication credentials stock',                  # what goes wrong with a site, as errors
-    'client': 'errors wire connections authentication stock credentials exchanges octets trouble',  # all HTTP to a site
+    'adapter': '',                                                             # the connections below a client
+    'client': 'errors wire connections authentication stock credentials exchanges octets trouble adapter',  # all HTTP to a site
     'reply': 'errors wire stock',                                              # what one cell did
     'ctrl_c': 'errors reply',                                                  # Ctrl-C while a remote cell runs
     'delivery': 'errors wire client reply stock trouble',                      # one request to the site, at most once
@@ -109,7 +110,7 @@ LAYERS = {
     'node.audit': 'node.names node.namespace',                                 # what only the interpreter sees a cell do
     'node.bodies': '',                                                         # bodies between a socket and files, past waitress
     'node.parcels': 'errors node.bodies node.chunks node.storage',             # large buffers between a client and a cell
-    'node.carrying': 'errors report transfer wire node.parcels node.references',  # the values of a push and a pull, in the cell
+    'node.carrying': 'diagnosis errors report transfer wire node.parcels',  # the values of a push and a pull, in the cell
     'node.definitions': 'live node.chunks node.references',                    # classes and functions that records share
     'node.sharing': '',                                                        # which variables belong together
     'node.stored': 'node.chunks',                                              # a notebook's variables in ZODB
@@ -173,7 +174,8 @@ UPWARDS = {('node.executor', 'node.preload')}                                  #
 
 # What the client half needs besides the standard library. Everything else belongs behind the wall.
 CLIENT_REQUIREMENTS = {'IPython', 'traitlets', 'cloudpickle', 'dill', 'zodbpickle', 'requests', 'urllib3', 'keyring', 'ipykernel'}
-ONLY_WHERE = {'requests': {'client', 'trouble'}, 'urllib3': {'client', 'trouble'}, 'dill': {'serializers'}, 'keyring': {'credentials'}}
+ONLY_WHERE = {'requests': {'adapter', 'client', 'trouble'}, 'urllib3': {'adapter', 'client', 'trouble'}, 'dill': {'serializers'},
+              'keyring': {'credentials'}}
 
 
 def module_of(path):

@@ -385,6 +385,16 @@ def test_it_is_in_no_error_not_even_of_a_magic_that_fails(typed: Type, capsys: p
     assert SECRET not in captured.out + captured.err
 
 
+@pytest.mark.parametrize('mode', ['over', 'append'])
+def test_it_is_not_in_the_log_of_ipython(typed: Type, tmp_path: Path, mode: str) -> None:
+    typed(f'%logstart -o {tmp_path}/log.py {mode}').raise_error()
+    typed(f'x = 1\n%erp5_password {SECRET}').raise_error()
+    assert isinstance(typed(f'%erp5_connect http://h/erp5 --user ana:{SECRET}').error_in_exec, errors.OptionError)
+    typed('# local\ny = 2').raise_error()
+    log = (tmp_path / 'log.py').read_text()
+    assert SECRET not in log and 'x = 1' in log and log.endswith('y = 2\n') and f'erp5_password {MASK}' in log.replace("', '", ' ')
+
+
 MASKED = {
     '%erp5_password x': f'%erp5_password {MASK}', '  %erp5_password  x y\n': f'  %erp5_password {MASK}\n',
     'erp5_password x': f'erp5_password {MASK}', 'a\n%erp5_password x\nb': f'a\n%erp5_password {MASK}\nb',

@@ -70,8 +70,9 @@ def test_several_imports_in_one_line(served: StockSite) -> None:
 
 
 def test_a_star_import(served: StockSite) -> None:
-    if served.era != 'V0':   # its errors do not say what they are about
-        assert session(served.url).execute('from os import *\nprint(sep, path.join("a", "b"))').text == '/ a/b\n'
+    opened = session(served.url)
+    assert opened.execute('from os import *\nprint(sep, path.join("a", "b"))').text == '/ a/b\n'
+    assert len(served.cells) == 2   # on the first sites the second one is the whole cell
 
 
 def test_the_value_of_the_last_expression_is_shown_although_the_cell_imports(served: StockSite) -> None:
@@ -137,7 +138,8 @@ def test_an_error_has_its_name_and_no_frame_of_the_server(served: StockSite) -> 
         session(served.url).execute('1 / 0')
     if isinstance(caught.value, errors.RemoteError):
         assert caught.value.ename == 'ZeroDivisionError'
-        assert caught.value._render_traceback_()[:2] == ['Traceback (most recent call last):', '  File "<string>", line 1, in <module>']
+        shown = '\n'.join(caught.value._render_traceback_()).splitlines()
+        assert shown[:2] == ['Traceback (most recent call last):', '  File "<string>", line 1, in <module>']
 
 
 def test_the_line_of_an_error_is_that_of_the_cell() -> None:
@@ -196,6 +198,13 @@ def test_what_a_definition_needs_of_its_cell_is_said(newest: StockSite) -> None:
     assert opened.execute('print(five)').text == '5\n'
 
 
+def test_that_one_of_several_definitions_of_a_function_is_kept_is_said(newest: StockSite) -> None:
+    opened = session(newest.url)
+    reply = opened.execute('def f():\n    return {"a": 1}\nenvironment.define(f, "x")\nenvironment.define(f, "y")\nprint(a)')
+    assert reply.text == '1\n' and 'line 4: of several definitions of f in one cell' in reply.context['warnings'][0]
+    assert list(newest.notebooks[0].setups) == ['y']
+
+
 # ---------------------------------------------------------------- a notebook that is new
 def test_the_next_request_waits_until_the_catalog_lists_a_new_notebook() -> None:
     with stock_site('V4d', looks=3) as served:
@@ -207,6 +216,7 @@ def test_the_next_request_waits_until_the_catalog_lists_a_new_notebook() -> None
     assert any('does not list the new notebook yet' in text for text in waits)
     methods = [method for method, form in served.requests if 'request_reference' not in form]
     assert methods.count('Base_checkExistingReference') == 3 and methods[-2:] == ['Base_executeJupyter'] * 2
+    assert [form.get('request_reference') for _method, form in served.requests].count('True') == 1   # all of a large site's are many
 
 
 def test_a_catalog_that_never_lists_it_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -493,6 +503,27 @@ def test_a_split_cell_whose_second_half_is_lost_is_not_sent_again() -> None:
         with pytest.raises(errors.SiteUnreachableError, match='not sent again and its outcome is not known'):
             session(served.url).execute('import math\nmath.pi')
     assert served.count('Base_executeJupyter') == 2
+
+
+@pytest.mark.parametrize('status, text', [('502 x', 'no answer from it'), ('503 x', 'at the moment'), ('504 x', 'gave up')])
+def test_what_a_proxy_says_of_a_cell_is_not_its_outcome(status: str, text: str) -> None:
+    """It has waited too long, and the cell runs on, on a site that would run it again."""
+    with site(Base_executeJupyter=[[http('<h1>Sorry</h1>', status)]]) as served:
+        opened = session(served.url)
+        with pytest.raises(errors.NodeUnavailableError, match=f'{text}. Whether the cell was run, or still runs, is not known'):
+            opened.execute('1')
+    assert [request.method for request in served.received] == ['Base_executeJupyter']
+
+
+def test_what_is_known_to_be_a_stock_site_is_not_asked_again_what_it_is() -> None:
+    with site(Base_executeJupyter=[[http(GOOD)], [HANG_UP]], Base_checkExistingReference=[[http('True')]],
+              Base_getJupyterStatus=[[HANG_UP]], Base_getJupyterResult=[[HANG_UP]]) as served:
+        opened = session(served.url)
+        opened.execute('1')
+        with pytest.raises(errors.SiteUnreachableError, match='outcome is not known. Look at its variables .* its id is [0-9a-f]{32}$'):
+            opened.execute('2')
+        assert not opened.delivery.remembers()   # so that nobody is sent to %erp5_result
+    assert served.count('Base_getJupyterStatus') == 0 and served.count('Base_executeJupyter') == 2
 
 
 def test_a_node_is_sent_the_whole_cell() -> None:
