@@ -53,10 +53,11 @@ class Under(Display):
 
 
 def start(session: 'Session', shell: InteractiveShell, feedback: int, code: str, **options: Any) -> RemoteCell:
-    """Its `result()` is the RemoteResult, or None; values that were pulled get their names then, and not behind anybody's back."""
+    """Its `result()` is the RemoteResult or None, and the value itself if `_` is pulled. Values that were pulled get their names then, and
+    not behind anybody's back."""
     under = Under(shell, feedback) if hasattr(shell.display_pub, 'pub_socket') else None
 
-    def finish(cell: RemoteCell) -> RemoteResult | None:
+    def finish(cell: RemoteCell) -> Any:
         display = Display(shell, feedback)
         for message in () if cell.shown else cell.messages:
             display.take(message)
@@ -66,7 +67,8 @@ def start(session: 'Session', shell: InteractiveShell, feedback: int, code: str,
         if shell.colors == 'nocolor' and isinstance(cell.reply.error, RemoteError):
             cell.reply.error.traceback = [without_colors(line) for line in cell.reply.error.traceback]
         results = (message for message in cell.messages if message['msg_type'] == 'execute_result')
-        return next((RemoteResult(message['data'], message.get('metadata')) for message in results), None)
+        shown = next((RemoteResult(message['data'], message.get('metadata')) for message in results), None)
+        return local_values.last(cell.reply, shown)
 
     return session.submit(code, on_message=under.take if under else None, finish=finish, **options)
 

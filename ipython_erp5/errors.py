@@ -103,7 +103,9 @@ class NotSavedError(ERP5Error, NameError):
 
 
 class SerializationError(ERP5Error, TypeError):
-    """A value cannot be serialized, or does not come back as what it was."""
+    """A value cannot be serialized, or does not come back as what it was. `position`: of which of those in one dump, if it is known."""
+
+    position: int | None = None
 
 
 class ReferenceNeededError(ERP5Error, RuntimeError):

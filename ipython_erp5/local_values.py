@@ -11,7 +11,7 @@ from IPython.core.interactiveshell import InteractiveShell
 
 from .errors import OptionError, did_you_mean
 from .report import size
-from .values import check_names, names_in, size_of
+from .values import names_in, size_of
 
 if TYPE_CHECKING:
     from .reply import Reply
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 def options(shell: InteractiveShell, push: str | Iterable[str] | None, pull: str | Iterable[str] | None) -> dict[str, Any]:
     """For `Session.execute`; OptionError for a name that is none, or that no local variable has."""
     sent, wanted = names_in(push or ()), names_in(pull or ())
-    check_names([*sent, *wanted])
     for name in sent:
         if name not in shell.user_ns:
             known = shell.user_ns.keys() - shell.user_ns_hidden.keys()
@@ -30,10 +29,18 @@ def options(shell: InteractiveShell, push: str | Iterable[str] | None, pull: str
 
 
 def arrived(shell: InteractiveShell, reply: 'Reply', pushed: Iterable[str]) -> str:
-    """What was pulled becomes local variables. The lines that say what has moved."""
-    shell.push(reply.values)  # type: ignore[no-untyped-call]
+    """What was pulled becomes local variables, but `_`: see `last`. The lines that say what has moved."""
+    shell.push({name: value for name, value in reply.values.items() if name != '_'})  # type: ignore[no-untyped-call]
     received = sum(size_of(message) for message in reply.pulled.values())
     return line('Pushed', pushed, reply.sent) + line('Pulled', reply.values, received)
+
+
+def last(reply: 'Reply', shown: Any) -> Any:
+    """What a magic gives, which IPython makes `_`: the value of `_` if it was pulled, else how the last value looks there.
+
+    A `_` that somebody else has set IPython would leave alone from then on.
+    """
+    return reply.values.get('_', shown)
 
 
 def line(verb: str, names: Iterable[str], count: int) -> str:

@@ -1,7 +1,7 @@
 """The magics that move variables: %erp5_push and %erp5_pull.
 
     a b ─► their values in the shell ─► Session.execute('pass', push=…)         with a progress bar from 50 MB on
-    the shell's variables c d ◄─ Session.execute('pass', pull=…)
+    the shell's variables c d ◄─ Session.execute('pass', pull=…)               `_` is what the magic gives
 """
 
 # IPython's decorators have no types.
@@ -40,7 +40,7 @@ class MovingMagics(SessionMagics):
     @argument('names', nargs='+', metavar='NAME', help='Variables of the notebook; _ is the last value.')
     @argument('--connection', metavar='NAME', help='The session, if not the last connected one.')
     @line_magic
-    def erp5_pull(self, line: str) -> None:
+    def erp5_pull(self, line: str) -> Any:
         """Make values of the notebook's variables the values of local ones of the same names.
 
         Examples:
@@ -49,7 +49,7 @@ class MovingMagics(SessionMagics):
             %erp5_pull _
         """
         options = parse(self.erp5_pull, line)
-        self._move(options.connection, self.erp5.moved(None, ' '.join(options.names)))
+        return self._move(options.connection, self.erp5.moved(None, ' '.join(options.names)))
 
-    def _move(self, connection: str | None, what: dict[str, Any]) -> None:
-        self.erp5.run_cell(self.erp5.session(connection), 'pass', store_history=False, **what)
+    def _move(self, connection: str | None, what: dict[str, Any]) -> Any:
+        return self.erp5.run_cell(self.erp5.session(connection), 'pass', store_history=False, **what)

@@ -104,13 +104,20 @@ class Serializer(ABC):
         return self.load_after(header, data, resolve, buffers)
 
     def load_after(self, header: 'Header', data: bytes, resolve: Resolve, buffers: Iterable[Any] | None) -> list[Any]:
+        values: list[Any] = []
         try:
             unpickler = self.unpickler(io.BytesIO(memoryview(data)[header.start:]), resolve, buffers)
-            return [unpickler.load() for _ in range(header.count)]
-        except (KeyboardInterrupt, ERP5Error):
+            while len(values) < header.count:
+                values.append(unpickler.load())
+            return values
+        except (KeyboardInterrupt, ERP5Error) as error:
+            if isinstance(error, SerializationError):
+                error.position = len(values)
             raise
         except BaseException as error:
-            raise SerializationError(f'{self.name} cannot load the value: {error_text(error)}') from error
+            failure = SerializationError(f'{self.name} cannot load the value: {error_text(error)}')
+            failure.position = len(values)
+            raise failure from error
 
 
 # ---------------------------------------------------------------- the header

@@ -20,7 +20,7 @@ from .client import Client
 from .delivery import PAUSE, RESEND
 from .errors import NodeTimeoutError, NodeUnavailableError, SiteUnreachableError
 from .octets import Octets, OnBlock
-from .transfer import OnBytes, memory_for
+from .transfer import OnBytes, memory_for, writable
 
 PUT, GET = 'Base_putJupyterBuffers', 'Base_getJupyterBuffers'
 BATCH = 64 << 20  # bytes of a request, at most: a multiple of every length of the site's pieces
@@ -64,7 +64,7 @@ class Shipping:
         return buffers
 
     def receiving(self, first: int, batch: list[Span], buffers: list[Any]) -> Task:
-        parts = [memoryview(buffers[span[0]])[span[2]:span[3]] for span in batch]
+        parts = [writable(buffers[span[0]])[span[2]:span[3]] for span in batch]
         form = {**self.fields, 'spans': json.dumps([(first + number, *rest) for number, *rest in batch])}
         return lambda on_block: self.client.fetch(GET, form, parts, on_block)
 
@@ -85,7 +85,7 @@ class Shipping:
             self.stopped.set()
             raise
         finally:
-            threads.shutdown(cancel_futures=True)
+            threads.shutdown(wait=not self.stopped.is_set(), cancel_futures=True)   # a site may say nothing for long
 
     def insist(self, number: int, task: Task) -> None:
         """Run the task until it is done."""

@@ -15,6 +15,7 @@ protocol 5, `bytes` and `bytearray`, and the pickle itself, from LARGE bytes eac
 """
 
 import base64
+import io
 import mmap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -75,22 +76,35 @@ def unpack(description: Mapping[str, Any], buffers: Sequence[Any], resolve: Reso
         kind, *rest = reference
         return found[rest[0]] if kind in (BYTES, BYTEARRAY) else resolve(reference)
 
-    values = serializers.load(base64.b64decode(description['data']) if data is None else data, resolve_block,
-                              [buffer for kind, buffer in zip(kinds, buffers) if kind == BUFFER])
-    return dict(zip(description['names'], values, strict=True))
+    try:
+        values = serializers.load(base64.b64decode(description['data']) if data is None else data, resolve_block,
+                                  [buffer for kind, buffer in zip(kinds, buffers) if kind == BUFFER])
+    except SerializationError as error:
+        if error.position is None:
+            raise
+        failure = SerializationError(f'{description["names"][error.position]}: {error}')
+    else:
+        return dict(zip(description['names'], values, strict=True))
+    raise failure
 
 
 def block(kind: str, buffer: Any) -> bytes | bytearray:
     if kind == BYTES:
-        return bytes(buffer)
+        return buffer.getvalue() if type(buffer) is io.BytesIO else bytes(buffer)
     return buffer if type(buffer) is bytearray else bytearray(buffer)
 
 
 def memory_for(kind: str, size: int) -> Any:
-    """Writable memory of a buffer that is to come."""
+    """Memory of a buffer that is to come: `writable` shows it."""
+    if kind == BYTES:
+        return io.BytesIO(bytes(size))   # which gives these very bytes, once nobody can write to them any more
     if size < MAPPED or kind == BYTEARRAY:
         return bytearray(size)
     return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+
+
+def writable(buffer: Any) -> memoryview:
+    return buffer.getbuffer() if type(buffer) is io.BytesIO else memoryview(buffer)
 
 
 class Blocks:
@@ -125,14 +139,17 @@ def culprits(values: Mapping[str, object], serializer: Serializer) -> list[str]:
     lines = []
     for name, value in values.items():
         found = diagnose(serializer, name, value, lambda value: None)
-        told = NotSaved(name, type_name(type(value)), tuple(found)).lines() if found else []
-        lines += [line if line.startswith(name) else f'{name} → {line}' for line in told]
+        lines += NotSaved('', type_name(type(value)), tuple(found)).lines() if found else []   # without a name: each with its path
     return lines
 
 
-def refuse_reference(reference: object) -> NoReturn:
-    """A value that refers to a document of the site's database cannot be a value here."""
-    raise SerializationError('a document of the site stays there: send what you need of it')
+STAYS = {'namespace': "the notebook's namespace", 'module': "the notebook's namespace", 'builtins': "the notebook's builtins"}
+
+
+def refuse_reference(reference: Any) -> NoReturn:
+    """A value that refers to a document of the site's database, or to the notebook as a whole, cannot be a value here."""
+    what = 'the environment' if reference[1:] == ('environment',) else STAYS.get(reference[0], 'a document of the site')
+    raise SerializationError(f'{what} stays there: send what you need of it')
 
 
 OnBytes = Callable[[int, int], None]  # done, total

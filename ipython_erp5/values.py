@@ -64,8 +64,8 @@ class Values:
             raise SerializationError(f'{name} cannot be sent: {message.get("reason")}')
         if message['format'] != LITERAL and not self.trusted:
             raise UnsupportedError(f'{name} came as {message["format"]} bytes, which can run code here, and '
-                                   f'{self.client.url} is not trusted. If you trust it: %config ERP5Magics.trusted_sites, or '
-                                   'connect(…, trusted=True)')
+                                   f'{self.client.url} is not trusted. If you trust it: %config ERP5Magics.trusted_sites = '
+                                   f'[{self.client.url!r}], and connect again; or connect(…, trusted=True)')
 
     def value(self, message: wire.Message) -> Any:
         """That of one message, which has all of it."""
@@ -89,9 +89,10 @@ def check_names(names: Iterable[str]) -> None:
 
 
 def names_in(text: str | Iterable[str]) -> list[str]:
-    """`a,b` or `a b` or names: each once, in order."""
-    words = text.replace(',', ' ').split() if isinstance(text, str) else text
-    return list(dict.fromkeys(words))
+    """`a,b` or `a b` or names: each once, in order. OptionError for what is none."""
+    names = list(dict.fromkeys(text.replace(',', ' ').split() if isinstance(text, str) else text))
+    check_names(names)
+    return names
 
 
 def size_of(message: Mapping[str, Any]) -> int:

@@ -23,6 +23,7 @@ import pytest
 import transaction
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from storages import free_port
 from ZODB.blob import Blob
 from ZODB.POSException import POSKeyError
 
@@ -115,9 +116,7 @@ def zeo_without(folder: Path) -> Iterator[Place]:
 
 
 def zeo_server(folder: Path, option: str, blobs: Path | None) -> Iterator[Place]:
-    with socket.socket() as unused:
-        unused.bind(('127.0.0.1', 0))
-        port = unused.getsockname()[1]
+    port = free_port()
     (folder / 'zeo.conf').write_text(f'<zeo>\n address 127.0.0.1:{port}\n</zeo>\n'
                                      f'<filestorage>\n path {folder}/data.fs\n {option}\n</filestorage>\n')
     process = subprocess.Popen([sys.executable, '-m', 'ZEO.runzeo', '-C', str(folder / 'zeo.conf')],

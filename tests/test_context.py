@@ -57,7 +57,8 @@ DATA = {
     'names of server modules': ['json = 1; sys = [2]; log = 3; plt = 4; ast = 5; Image = 6; transaction = 7; traceback = 8; x = 9; y = 10',
                                 'assert (json, sys, log, plt, ast) == (1, [2], 3, 4, 5)',
                                 'assert (Image, transaction, traceback, x, y) == (6, 7, 8, 9, 10)'],
-    'names of builtins': ['list = [1]; print = 5', 'assert list == [1] and print == 5', 'del list, print', 'assert list((1,)) == [1]'],
+    'names of builtins': ['list = [1]; print = display = 5', 'assert list == [1] and print == display == 5', 'del list, print, display',
+                          'assert list((1,)) == [1] and callable(display)'],
     'names with underscores': ['_a = 1; __b = [2]; __c__ = 3; __annotations = 4',
                                'assert (_a, __b, __c__, __annotations) == (1, [2], 3, 4)'],
     'unicode names': ['größe = 1; 数 = [größe]', 'assert 数 == [größe] == [1]'],
@@ -372,6 +373,11 @@ def test_a_variable_that_cannot_be_loaded_may_be_deleted_or_assigned(run: Run) -
 def test_a_variable_wins_over_an_injected_name_until_it_is_deleted(run: Run, name: str) -> None:
     tell(run, f'{name} = [1]', f'assert {name} == [1]', f'{name}.append(2)', f'assert {name} == [1, 2]', f'del {name}',
          "assert context.getPortalType() == 'ERP5 Site'; environment.showSetup()")
+
+
+def test_a_variable_wins_over_what_a_setup_gives_that_has_a_name_like_it(run: Run) -> None:
+    tell(run, "def load():\n    conn = [5]\n    return {'conn': conn}\nenvironment.define(load, 'load')", 'conn = [7]',
+         'assert conn == [7]; conn.append(8)', 'assert conn == [7, 8]', 'del conn', 'assert conn == [5]')
 
 
 def test_the_last_values(run: Run) -> None:

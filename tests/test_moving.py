@@ -13,7 +13,7 @@ import types
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlencode, urlsplit
 
 import numpy as np
@@ -28,8 +28,8 @@ from traitlets.config import Config
 import ipython_erp5
 from ipython_erp5 import serializers, shipping, transfer
 from ipython_erp5.errors import NodeError, OptionError, RemoteError, SerializationError, UnauthorizedError, UnsupportedError
-from ipython_erp5.node import packing
-from ipython_erp5.node.storage import embedded_storage, open_database
+from ipython_erp5.node import bodies, packing, parcels
+from ipython_erp5.node.storage import embedded_storage, open_database, opened
 from ipython_erp5.session import Session
 
 MB = 1 << 20
@@ -131,9 +131,9 @@ def test_a_class_of_a_module_that_only_this_side_has(session: Session, monkeypat
     monkeypatch.setitem(sys.modules, 'only_here', module := types.ModuleType('only_here'))
     exec('class Local: pass', vars(module))
     session.execute('1')
-    with pytest.raises(RemoteError, match=r'what was pushed \(v\) cannot be had here, nothing was run: .*only_here'):
-        session.execute('w = 1', push={'v': module.Local()})
-    assert [variable['name'] for variable in session.variables() if variable['name'] in 'vw'] == []
+    with pytest.raises(RemoteError, match=r'what was pushed cannot be had here, nothing was run: v: .*only_here'):
+        session.execute('w = 1', push={'u': 1, 'v': module.Local()})
+    assert [variable['name'] for variable in session.variables() if variable['name'] in 'uvw'] == []
 
 
 # ---------------------------------------------------------------- what does not
@@ -145,13 +145,29 @@ def test_what_cannot_travel_is_named_and_nothing_is_run(session: Session) -> Non
     told = str(raised.value).splitlines()
     assert told[0] == 'cannot be pushed, nothing was sent or run (make it there, in a cell, or leave it out):'
     assert [line.strip() for line in told[1:]] == ["value['model'][0] → _thread.lock", "value['stream'] → generator"]
-    with pytest.raises(SerializationError, match='\n  lock → _thread.lock$'):
-        session.push(lock=threading.Lock())
+    with pytest.raises(SerializationError, match='\n  lock → _thread.lock\n  gen → generator$'):
+        session.push(lock=threading.Lock(), gen=(i for i in ()))
     assert (lines_of(session), session.pull('a')) == (1, 1)
     for name in ('a b', 'class', '1', ''):
         with pytest.raises(OptionError, match='expected the name of a variable'):
             session.push(**{name: 1})
+        with pytest.raises(OptionError, match='expected the name of a variable'):
+            session.pull('a', name)
+    with pytest.raises(OptionError, match='session.push.prices=prices.*got a dict'):
+        session.push({'a': 2})   # type: ignore[arg-type]
     assert lines_of(session) == 2
+
+
+def test_what_the_environment_provides_and_the_last_value_are_values_like_others(session: Session) -> None:
+    session.execute('def load():\n    rates = [2]\n    def helper(x):\n        return x * rates[0]\n'
+                    '    return {"rates": rates, "helper": helper}\nenvironment.define(load, "load")')
+    assert session.execute('many = {1: helper}; 6 * 7', pull='_').values == {'_': 42}
+    rates, helper, many = session.pull('rates', 'helper', 'many')
+    assert (rates, helper(3), many[1](4), session.pull('_')) == ([2], 6, 8, 42)
+    stay = {'environment': 'the environment', 'context': 'a document of the site', '__builtins__': "the notebook's builtins"}
+    for name, what in stay.items():
+        with pytest.raises(SerializationError, match=f'{name}: {what} stays there'):
+            session.pull('many', name)
 
 
 def test_nothing_is_pulled_if_one_name_cannot_be(session: Session) -> None:
@@ -172,7 +188,7 @@ def test_bytes_of_a_site_that_is_not_trusted_are_neither_fetched_nor_loaded(sess
     session.trusted = False
     fetched: list[int] = []
     session.push(array=large(), plain=[1])
-    with pytest.raises(UnsupportedError, match='not trusted'):
+    with pytest.raises(UnsupportedError, match='not trusted.*trusted_sites = .*, and connect again'):
         session.pull('plain', 'array', on_bytes=lambda done, total: fetched.append(done))
     assert (fetched, session.pull('plain')) == ([], [1])
 
@@ -295,6 +311,27 @@ def test_ctrl_c_ends_a_transfer_and_nothing_else(node: Node, session: Session) -
     assert node.faults() == []
 
 
+def test_ctrl_c_waits_for_no_site_that_says_nothing(cut: tuple[storages.Cut, Session], monkeypatch: pytest.MonkeyPatch) -> None:
+    relay, session = cut
+    monkeypatch.setattr(shipping, 'BATCH', 16 * MB)
+    session.execute('1')
+    once = threading.Lock()   # there are two lanes; a second signal would come after the test
+
+    def silence(done: int, total: int) -> None:
+        if done > total // 2 and once.acquire(blocking=False):
+            relay.hole()
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        session.push(silence, array=large(8 * MB))
+    sending = [thread for thread in threading.enumerate() if thread.name.startswith('erp5-shipping')]
+    assert sending
+    relay.restore()
+    for thread in sending:
+        thread.join()
+    assert session.pull('_') == 1
+
+
 # ---------------------------------------------------------------- HTTP
 def posted(node: Node, path: str, body: bytes, *headers: str, authorization: str = '') -> Iterator[bytes]:
     """The answer to a request on a connection of its own, then that to a question on the same one."""
@@ -358,6 +395,18 @@ def test_who_may_not_is_refused_before_anything_is_stored(node: Node) -> None:
     assert b'"ok"' in awaited and pieces(node) == before + 1
 
 
+def test_what_came_before_there_was_no_room_is_not_kept_for_a_day(node: Node) -> None:
+    database, size, none = open_database(embedded_storage(node.data_dir)), 1 << 45, cast(Any, None)
+    depot, address = parcels.Depot(database), parcels.Address(uuid.uuid4().hex, 0, 'nobody has this', 'admin')
+    for head, octets, length in ((HEAD, b'12345678', 8), (json.dumps([[1, size, 0, size]]).encode(), b'', size)):
+        body = bodies.Body(none, head + octets, len(head) + length, False)   # all that is read of it is there
+        said = depot.received(body, dataclasses.replace(address, number=length), len(head))
+        with opened(database) as root:
+            kept = [key for key in parcels.parcels_in(root).index if key[0] == address.request_id]
+        assert (said.get('ename', 'ok'), len(kept)) == (('ok', 1) if octets else ('StorageFullError', 0))
+    database.close()
+
+
 def test_a_client_that_waits_for_leave_to_send(node: Node) -> None:
     credentials = base64.b64encode(f'{node.user}:{node.password}'.encode()).decode()
     with socket.create_connection((urlsplit(node.url).hostname, urlsplit(node.url).port), 10) as connection:
@@ -376,6 +425,13 @@ def test_a_node_without_the_method_says_so() -> None:
             with pytest.raises(UnsupportedError, match=f'neither take nor send large values: it has no {PUT}'):
                 session.push(text=b'a' * 100_000)
     assert [request.method.partition('?')[0] for request in served.received][1:] == ['Base_getJupyterStatus', PUT]
+
+
+def test_bytes_come_where_they_stay() -> None:
+    buffer = transfer.memory_for('bytes', MB)
+    transfer.writable(buffer)[:3] = b'abc'
+    found = transfer.block('bytes', buffer)
+    assert (found[:4], len(found), transfer.block('bytes', buffer) is found) == (b'abc\0', MB, True)
 
 
 def test_batches_have_whole_pieces_and_little_ones_go_together() -> None:
@@ -467,6 +523,10 @@ def test_magics_move_variables(typed: Callable[[str], Any], capsys: pytest.Captu
     typed('%%erp5\nd = [b, c]').raise_error()
     typed('%erp5_pull d').raise_error()
     assert typed('d').result == [2, 100_000]
+    typed('%erp5 6 * 7').raise_error()
+    assert (typed('%erp5_pull _').result, typed('%%erp5 --pull _\nd').result) == (42, [2, 100_000])
+    typed('%%erp5 --noblock --pull _\n[7]').raise_error()
+    assert (typed('_.result()').result, typed('_').result, typed('8').result, typed('_').result) == ([7], [7], 8, 8)   # not for ever
     shown = capsys.readouterr().out
     assert 'Pushed a, b: 400 kB\nPulled c: ' in shown and 'Pushed b, c: ' in shown and 'Pulled d: ' in shown
     typed('%config ERP5Magics.feedback = 0')

@@ -12,11 +12,10 @@ from base64 import b64encode
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from .. import transfer, wire
+from .. import diagnosis, transfer, wire
 from ..errors import ERP5Error, SerializationError, StorageFullError, did_you_mean
 from ..report import size
 from . import parcels
-from .references import Trace
 
 if TYPE_CHECKING:
     from .cell import OpenNotebook
@@ -51,19 +50,19 @@ class Carrier:
             with self.notebook.names.working():
                 return transfer.unpack(description, [buffers.load(buffer) for buffer in stored], transfer.refuse_reference)
         except ERP5Error as error:
-            raise SerializationError(f'what was pushed ({", ".join(description["names"])}) cannot be had here, nothing was run: '
-                                     f'{error}') from error
+            raise SerializationError(f'what was pushed cannot be had here, nothing was run: {error}') from error
 
     # ------------------------------------------------------------ after it
     def leave(self, last: object) -> Iterator[wire.Message]:
-        """A message for each name that is wanted. `last`: the value of the last expression, which is `_`."""
+        """A message for each name that is wanted. `last`: the value of the last expression, which is `_` if the cell has code."""
         values: dict[str, object] = {}
+        given = {} if self.request.python_expression.strip() in ('', 'pass') else {'_': last}
         for name in self.names:
             self.notebook.names.fetch(name)
-            if name != '_' and name not in self.notebook.namespace:
+            if name not in given and name not in self.notebook.namespace:
                 yield wire.not_pulled(name, self.notebook.context.reason(name) or self.unknown(name))
                 continue
-            value = last if name == '_' else self.notebook.namespace[name]
+            value = given[name] if name in given else self.notebook.namespace[name]
             literal = self.notebook.literal(value)
             if literal is None:
                 values[name] = value
@@ -82,21 +81,26 @@ class Carrier:
             yield from self.messages(packed)
         elif len(values) == 1:
             (name, value), = values.items()
-            culprits = self.notebook.context.culprits(name, value)
+            with self.notebook.names.working():
+                culprits = diagnosis.diagnose(self.notebook.context.serializer, name, value, self.stays)
             yield wire.not_pulled(name, '; '.join(f'{culprit.path} → {culprit.type}' for culprit in culprits))
         else:
             for name, value in values.items():
                 yield from self.together({name: value})
 
     def pack(self, values: Mapping[str, object]) -> transfer.Packed | None:
-        context = self.notebook.context
         try:
             with self.notebook.names.working():
-                return transfer.pack(values, context.serializer, Trace(context.references))
+                return transfer.pack(values, self.notebook.context.serializer, self.stays)
         except KeyboardInterrupt:
             raise
         except BaseException:  # whatever a user's class raises: `culprits` says what it was
             return None
+
+    def stays(self, value: object) -> tuple[object, ...] | None:
+        """What the bytes refer to, as it stays there; what the environment provides goes as a value like any other."""
+        reference = self.notebook.context.references(value)
+        return None if reference is not None and reference[0] == 'environment' else reference
 
     def messages(self, packed: transfer.Packed) -> Iterator[wire.Message]:
         first, *others = packed.description['names']

@@ -50,7 +50,7 @@ SHORTEST, LONGEST, LONGEST_RECORD = 1 << 20, 16 << 20, 4 << 20  # bytes of a pie
 ENOUGH = 64  # pieces: more only where they would be longer than the longest
 RESERVE = 16 << 20  # bytes of the disk that are left to the records: without them nothing of a cell could be saved
 MAPPED = 32  # what is mapped and only read weighs so many times less than memory of the process's own
-FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO})  # no room, or no way to it
 
 
 class Piece(Persistent):

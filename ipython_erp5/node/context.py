@@ -82,10 +82,14 @@ class Context:
         self.failed.clear()
         self.overridden = set(overridden)
         for name in self.overridden:
-            if name not in self.seen and self.has(name):
-                given = self.namespace.pop(name)
-                if not self.fetch(name):
-                    self.namespace[name] = given
+            root = self.root_of(name)
+            if root is None:
+                continue
+            given = self.namespace.pop(name)
+            if name in self.seen and given is self.references.provided.get(name):   # a setup has had it, and then given its own
+                given = self.origin[root].values[root]
+            if not self.fetch(name):
+                self.namespace[name] = given
         self.ready = True
 
     def fetch(self, name: str) -> bool:

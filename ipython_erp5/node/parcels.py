@@ -11,6 +11,7 @@ them: until the cell that they were for has ended, and otherwise for as long as 
 so that no cell is refused because of somebody's push.
 """
 
+import contextlib
 import errno
 import functools
 import json
@@ -70,6 +71,13 @@ class Parcels(Persistent):
         for shipment in self.index.values((request_id, -1), (request_id, MOST)):
             if (shipment.direction, shipment.reference, shipment.user) == (direction, reference, user):
                 yield shipment
+
+    def drop(self, address: 'Address', notebook: Any) -> None:
+        """What a client has brought for a request of which the rest has no room."""
+        for number, shipment in list(self.index.items((address.request_id, -1), (address.request_id, MOST))):
+            if (shipment.direction, shipment.reference, shipment.user) == (BROUGHT, address.reference, address.user):
+                self.garbage += unknown(shipment, notebook)
+                del self.index[number]
 
     def sweep(self, notebook_of: Callable[[str], Any]) -> None:
         """Forget what nobody comes for any more."""
@@ -144,9 +152,17 @@ class Depot:
             self.make_room(sum(span.stop - span.start for span in todo))
             parts = [(span, self.store(body, span, drafts)) for span in todo]
             self.commit(address, parts, drafts)
+        except StorageFullError:
+            self.give_up(address)
+            raise
         finally:
             for draft in drafts.values():
                 draft.discard()
+
+    def give_up(self, address: Address) -> None:
+        """So that the next pack has what came before; there may be no room even to say so, or a conflict: then a day ends it."""
+        with contextlib.suppress(Exception), self.committing, opened(self.database) as root:
+            parcels_in(root).drop(address, module_in(root).find(address.reference))
 
     def make_room(self, needed: int) -> None:
         if self.directory and free(self.directory) < needed:

@@ -6,6 +6,7 @@
 Examined is what the cell could have changed or linked. All other variables cost nothing: they are not looked at.
 """
 
+import builtins
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -17,7 +18,6 @@ from .stored import LAST_VALUES, SLOTS, Group, Root, now
 from .units import Dump, Parts, Unit, Units, in_order
 
 HEAVY = 1 << 20  # bytes of a definition, such as those of an array in its class, that count as one more
-BUILTIN_NAMES = frozenset(dir(__import__('builtins')))
 
 
 @dataclass
@@ -190,7 +190,7 @@ class Saving:
             for slot in SLOTS - set(last):
                 self.remove(slot)
         shadows = self.stored.shadows
-        for name in BUILTIN_NAMES & (self.mine.keys() | shadows):
+        for name in vars(builtins).keys() & (self.mine.keys() | shadows):   # IPython has added some
             shadows = shadows | {name} if self.stored.groups.has_key(name) else shadows - {name}
         if shadows != self.stored.shadows:
             self.stored.shadows = shadows
