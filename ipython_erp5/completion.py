@@ -2,6 +2,7 @@
 
     Tab        IPython's Completer ─► Completion.match ─► names that the session knows              at once
     Shift-Tab  kernel.do_inspect ───► Completion.inspect ┴► the node: attributes, keys, arguments   within SOON, or the names alone
+    name?      ERP5Magics ──────────► Completion.help_on ─► the node                                within SOON, or by a cell
 
 Nothing here connects, asks for a password, or says that something is wrong: who types is not to be held up.
 """
@@ -40,6 +41,7 @@ IDENTIFIER = 'ipython_erp5'
 FIRST = 1000.0    # the matcher's priority: what it suppresses is not even asked
 NAME_BEFORE = re.compile(r'(?:[^\W\d]\w*)?\Z')
 STATEMENTS = ('import ', 'from ', '%', '!')   # lines in which a name is no variable
+QUESTION = re.compile(r'([^\W\d]\w*(?:\.[^\W\d]\w*)*)(\?\??)')
 Answer = TypeVar('Answer')
 Completions = Callable[[str, int], Iterator[IPythonCompletion]]
 
@@ -105,17 +107,16 @@ class Completion:
     def in_code(self, place: Code) -> SimpleMatcherResult:
         session = self.session_for(place.options)
         prefix = plain_name(place.before)
-        if session is not None and (prefix is None or not session.names.complete):
+        known = session.names.kinds() if session is not None else {}
+        heard = starting(prefix, {**PYTHON, **bound_names(without_line(place)), **known}) if prefix is not None else {}
+        if session is not None and not (heard and session.names.complete):
             answer = self.ask(session, COMPLETE, place, {})
             if answer is not None:
                 entries = answer.get('metadata', {}).get(TYPES, ())
                 self.signatures = {entry['text']: entry['signature'] for entry in entries}
                 types = {entry['text']: entry['type'] for entry in entries}
                 return suppressing({match: types.get(match, '') for match in answer['matches']}, place.before[answer['cursor_start']:])
-        if prefix is None:
-            return suppressing({}, '')
-        known = session.names.kinds() if session is not None else {}
-        return suppressing(starting(prefix, {**PYTHON, **bound_names(without_line(place)), **known}), prefix)
+        return suppressing(heard, prefix or '')
 
     def in_words(self, words: Words) -> SimpleMatcherResult:
         """Of a file or whatever is not known here IPython may know more."""
@@ -171,6 +172,20 @@ class Completion:
         session = self.session_for(place.options)
         answer = self.ask(session, INSPECT, place, {'detail_level': str(detail_level)}) if session is not None else None
         return answer or {'status': 'ok', 'found': False, 'data': {}, 'metadata': {}}
+
+    # ------------------------------------------------------------ name?
+    def help_on(self, session: 'Session', code: str) -> str:
+        """What `name?` shows, by the notebook's last commit, so that no cell that runs is waited for.
+
+        '' if the code is anything else, or the answer does not come soon.
+        """
+        lines = [line.strip() for line in code.splitlines() if line.strip() and not line.lstrip().startswith('#')]
+        asked = QUESTION.fullmatch(lines[0]) if len(lines) == 1 else None
+        if asked is None:
+            return ''
+        name, marks = asked.groups()
+        answer = self.ask(session, INSPECT, Code(name, len(name)), {'detail_level': str(len(marks) - 1)})
+        return str((answer or {}).get('data', {}).get('text/plain', ''))
 
     # ------------------------------------------------------------ the node
     def ask(self, session: 'Session', method: str, place: Code, form: Mapping[str, str]) -> dict[str, Any] | None:

@@ -22,7 +22,7 @@ from weakref import WeakSet
 
 from . import wire
 from .delivery import Delivery
-from .errors import CellLost, StillRunningError
+from .errors import CellLost, StillRunningError, remote_error
 from .history import SHORT
 from .reply import Reply
 
@@ -104,6 +104,9 @@ class RemoteCell:
             self._end.result(timeout)
         except TimeoutError:
             pass
+        except KeyboardInterrupt:
+            raise remote_error('KeyboardInterrupt', f'stopped waiting; the cell {self.request_id[:SHORT]} goes on: ask again later, or end '
+                               'it with .cancel()', ()) from None
         if not self.done():
             raise StillRunningError(f'the cell {self.request_id[:SHORT]} is {self.status} after {self.seconds:.1f} s, and goes on: ask '
                                     'again later, or end it with .cancel()')

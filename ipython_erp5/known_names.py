@@ -1,7 +1,7 @@
 """The names that a notebook has, as far as a session has heard: so that completing a name asks nobody.
 
-    connecting: the whole context ─► KnownNames ◄─ each cell: what was saved and deleted, what the environment provides
-                                         ▲
+    connecting: the whole context ─► KnownNames ◄─ each cell: what was saved and deleted, what the environment provides, and by the
+                                         ▲         number of its line whether other sessions have run cells since
                     stock sites say none of it: what cells have bound is known from their text
 """
 
@@ -21,6 +21,7 @@ class KnownNames:
         self.variables: dict[str, str] = {}   # name -> kind
         self.provided: frozenset[str] = frozenset({'context', 'environment'})
         self.complete = self.stock = False
+        self.line = 0   # of the notebook, the newest that has been heard of
 
     def kinds(self) -> dict[str, str]:
         return {**dict.fromkeys(self.provided, 'instance'), **self.variables}
@@ -30,7 +31,7 @@ class KnownNames:
         """The answer of `Base_getJupyterContext`, or that the notebook does not exist yet."""
         self.variables = {variable['name']: KINDS.get(variable.get('type', ''), 'instance') for variable in context.get('variables') or ()}
         self.provide(name for setup in context.get('environment') or () for name in setup.get('names') or ())
-        self.complete = True
+        self.line, self.complete = int(context.get('lines') or 0), True
 
     def provide(self, names: Iterator[str]) -> None:
         self.provided = frozenset({'context', 'environment', *names})
@@ -48,8 +49,15 @@ class KnownNames:
             self.variables.update((name, self.variables.get(name, 'instance')) for name in message.get('saved', ()))
             if 'provided' in message:
                 self.provide(iter(message['provided']))
-        elif message['msg_type'] == 'execute_reply' and not message.get('node'):
+        elif message['msg_type'] == 'execute_reply' and message.get('node'):
+            self.follow(int(message.get('execution_count') or 0))
+        elif message['msg_type'] == 'execute_reply':
             self.variables.update(bound_names(code))
+
+    def follow(self, line: int) -> None:
+        """What other sessions have bound in the lines before this one is not heard of."""
+        self.complete = self.complete and line <= self.line + 1
+        self.line = max(self.line, line)
 
 
 def bound_names(code: str) -> dict[str, str]:

@@ -96,6 +96,8 @@ class ERP5Magics(Magics):
         if options.timeout is not None:
             wire.seconds(options.timeout or '0')  # before anything is connected
         session = self.session(options.connection)
+        if not moved and self._helped(session, cell):
+            return None
         how = {'store_history': not options.no_history, 'timeout': options.timeout, **moved}
         if options.noblock:
             from . import background
@@ -111,6 +113,7 @@ class ERP5Magics(Magics):
         if 'push' in options or 'pull' in options:
             from . import local_values
             self.tell(local_values.arrived(self.shell, reply, options.get('push', ())))
+            return local_values.last(reply, display.result)
         return display.result
 
     def moved(self, push: str | None, pull: str | None) -> dict[str, Any]:
@@ -121,10 +124,22 @@ class ERP5Magics(Magics):
     def _evaluate(self, expression: str) -> Any:
         if not expression.strip():
             raise OptionError('%erp5 needs an expression, such as: %erp5 context.getTitle(). A whole cell goes below %%erp5')
+        word = expression.split()[0].partition('=')[0]
+        if word in self.erp5.parser._option_string_actions:
+            raise OptionError(f'%erp5 EXPRESSION has no options: {word} is one of cells, as %%erp5 {word} or # erp5: {word}')
         session = self.session()
+        if self._helped(session, expression):
+            return None
         display = self.display(session)
         reply = self._execute(session, expression, display, pull='_', fetch=False)
         return None if display.result is None else self._pulled(session, reply, display.result)
+
+    def _helped(self, session: 'Session', code: str) -> bool:
+        """Whether the code asks for help only, and that has been shown."""
+        shown = code.rstrip().endswith('?') and self.loaded.completion.help_on(session, code)
+        if shown:
+            write('stdout', self.colored(shown.rstrip('\n')) + '\n')
+        return bool(shown)
 
     def _pulled(self, session: 'Session', reply: 'Reply', shown: Any) -> Any:
         """The value itself, or what it looks like there if it cannot travel, may not, or cannot be loaded here.
@@ -153,11 +168,13 @@ class ERP5Magics(Magics):
         return Display(self.shell, self.feedback, self.progress_after, session.place)
 
     def shown(self, run: Callable[[], 'Reply']) -> 'Reply':
-        """What running a cell gives. A shell without colours gets the remote traceback without them."""
+        """What running a cell gives. A shell without colours gets the remote traceback without them, and one that puts nothing between
+        its lines, as with `%xmode Plain`, in one."""
         try:
             return run()
         except RemoteError as error:
-            error.traceback = [self.colored(line) for line in error.traceback]
+            lines = [self.colored(line) for line in error.traceback]
+            error.traceback = lines if self.shell.InteractiveTB.tb_join_char else ['\n'.join(lines)]
             raise
 
     # ------------------------------------------------------------ connections
@@ -224,6 +241,8 @@ class ERP5Magics(Magics):
         trusted = connection.url.rstrip('/') in [site.rstrip('/') for site in self.trusted_sites]
         session = open_session(connection, trusted=trusted, timeout=self.timeout, exchanges=self.sessions.exchanges, ask=self.ask,
                                tell=self.tell)
+        if hasattr(self.shell, 'kernel'):
+            session.leaving = lambda: bool(self.shell.exit_now)
         try:
             with interruptible():
                 known, serializer = session.check(), serializer_of(session)

@@ -62,6 +62,7 @@ class RecallingMagics(SessionMagics):
                 cell.shown = cell.looked = True
         if cell is not None and cell.status != 'unknown':
             cell.result()   # what was pulled gets its names
+            return cell.reply.values.get('_', display.result)
         return display.result
 
     @no_var_expand
@@ -169,7 +170,8 @@ def outcome(entry: Entry) -> str:
 
 
 def first_line(code: str) -> str:
-    """The first line that says something, and a sign that there is more."""
-    lines = [line for line in code.splitlines() if line.strip()]
+    """The first line that says something, which a marker does not, and a sign that there is more."""
+    written = [line for line in code.splitlines() if line.strip()]
+    lines = [line for line in written if not line.lstrip().startswith('#')] or written
     shown = lines[0].strip()[:CODE] if lines else ''
     return shown + ' …' if len(lines) > 1 or lines and shown != lines[0].strip() else shown

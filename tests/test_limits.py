@@ -154,6 +154,21 @@ def test_a_full_disk(cramped: Node) -> None:
     assert cramped.faults() == []
 
 
+def test_a_database_that_cannot_be_written(tmp_path: Path) -> None:
+    """No file may grow: what SQLite says then is no end of the process, and no cell that may have run."""
+    with running(tmp_path / 'node', '--placement', 'sticky') as node, node.session('kept') as session:
+        pid = int(session.execute('n = 1\nimport os\nos.getpid()').result['text/plain'])
+        limits = resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+        with pytest.raises(ERP5Error, match='the cell ran, but the database refused its changes; nothing of it was saved'):
+            session.execute('n = 2')   # which was announced
+        with pytest.raises(ERP5Error, match='the database cannot be written, and nothing was run. Give its disk room') as caught:
+            session.execute(f'open({str(tmp_path / "ran")!r}, "x")')
+        assert type(caught.value).__name__ == 'NodeError' and not (tmp_path / 'ran').exists()
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, limits)
+        session.execute('assert n == 1')
+        assert [entry['code'] for entry in session.history()][1:] == ['assert n == 1'] and node.faults() == []
+
+
 def test_what_is_not_kept_of_a_long_output_is_said() -> None:
     kept, line = Run(wire.Request()), wire.encode(wire.stream('stdout', 'x' * (1 << 20)))
     for _ in range(20):

@@ -153,7 +153,10 @@ def test_the_last_value_is_out_and_underscore(typed: Type, capsys: pytest.Captur
     assert isinstance(result, RemoteResult)
 
 
-def test_a_remote_error_shows_the_remote_traceback_and_no_frame_of_ours(typed: Type, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize('mode', ['Context', 'Plain', 'Minimal'])
+def test_a_remote_error_shows_the_remote_traceback_and_no_frame_of_ours(typed: Type, capsys: pytest.CaptureFixture[str],
+                                                                        mode: str) -> None:
+    typed(f'%xmode {mode}').raise_error()
     error = wire.error('ZeroDivisionError', 'division by zero', ['Cell In[1], line 2', '1/0'])
     answer = streamed(wire.stream('stdout', 'before\n'), error)
     with fresh(Base_executeJupyter=[answer]) as served:
@@ -298,7 +301,8 @@ def test_two_sessions_and_the_default(typed: Type, capsys: pytest.CaptureFixture
     assert cells(two) == ['2\n']
 
 
-@pytest.mark.parametrize('line', ['--password secret2', '--password=secret2', '-p secret2', 'http://h/erp5 --passwd secret2'])
+@pytest.mark.parametrize('line', ['--password secret2', '--password=secret2', '-p secret2', 'http://h/erp5 --passwd secret2',
+                                  '--user ana:secret2', '--user=ana:secret2'])
 def test_a_password_is_no_option(typed: Type, line: str) -> None:
     with pytest.raises(errors.OptionError, match='never an option.*ERP5_PASSWORD_FILE') as caught:
         typed(f'%erp5_connect {line}').raise_error()

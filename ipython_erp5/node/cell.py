@@ -23,7 +23,7 @@ from Testing.makerequest import makerequest
 from transaction.interfaces import TransientError
 
 from .. import environment, report, serializers, setups, wire
-from ..errors import SerializationError
+from ..errors import NodeError, SerializationError
 from .audit import watch
 from .claims import Held, Known, DatabaseAway
 from .context import Context
@@ -32,7 +32,7 @@ from .notebook import DataNotebook, DataNotebookLine
 from .references import References
 from .saving import save
 from .source import cell_filename
-from .storage import AWAY, is_away
+from .storage import AWAY, is_away, takes_nothing
 
 # `__warningregistry__`: which warnings have been shown of which line; the lines of the next cell are others
 RESERVED = frozenset({'__builtins__', '__builtin__', '__name__', '__doc__', '__package__', '__loader__', '__spec__', '__warningregistry__'})
@@ -278,8 +278,8 @@ class Notebooks:
     def claimed(self, request: wire.Request, known: Known) -> tuple[DataNotebook, DataNotebookLine | None]:
         """The notebook, in a fresh transaction, once it is on record that this node may begin the request; or its outcome.
 
-        Held if another node may be running a cell of this notebook. Nothing has run yet, so that a database which is away for a moment
-        is waited for.
+        Held if another node may be running a cell of this notebook; NodeError if the database cannot be written. Nothing has run yet, so
+        that one which is away for a moment is waited for.
         """
         end = time.monotonic() + AWAY
         while True:
@@ -294,6 +294,8 @@ class Notebooks:
                 return notebook, outcome
             except Exception as error:  # a conflict: somebody claimed at the same moment. ZEO's being away is one, too
                 self.manager.abort()
+                if takes_nothing(error):
+                    raise NodeError(f'{error}: the database cannot be written, and nothing was run. Give its disk room') from None
                 if not is_away(error) and not isinstance(error, TransientError):
                     raise
                 if time.monotonic() > end:
@@ -310,7 +312,7 @@ class Notebooks:
                 raise Held(claimed)
             return outcome
         for request_id, cause in notebook.lost(self.node, known).items():
-            notebook.add_lost(request_id, cause)
+            notebook.add_lost(request_id, cause, request if request_id == request.request_id else None)
         outcome = notebook.outcome(request.request_id, fresh_for)
         if outcome is None:
             notebook.take(request.request_id, self.node, 'running')

@@ -241,9 +241,9 @@ class Dispatcher:
         """The process has died: that is the outcome of its cell, once the history says so, unless it had just committed."""
         cause = run.killed or process.cause_of_death()
         self.metrics.lost()
-        self.losses.add(run.request.reference, run.request_id, cause)
+        self.losses.add(run.request, cause)
         end = time.monotonic() + AWAY
-        while (lines := self.losses.write(run.request.reference, run.request_id, cause)) is None and time.monotonic() < end:
+        while (lines := self.losses.write(run.request, cause)) is None and time.monotonic() < end:
             yield wire.encode(wire.keepalive('the database is away'))
             time.sleep(1)
         self.finish(run)

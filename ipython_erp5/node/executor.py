@@ -29,7 +29,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from .. import wire
-from ..errors import UnauthorizedError
+from ..errors import NodeError, UnauthorizedError
 from . import descendants, journal
 from .carrying import Carrier
 from .claims import Held, Known, DatabaseAway
@@ -203,10 +203,10 @@ class Executor:
     # ------------------------------------------------------------ one cell
     def answer(self, request: wire.Request, known: Known) -> None:
         """Run the request, or say why nothing of it begins: its user may not use the notebook (one who made it since the publisher looked
-        is its owner), another node has it, or the database is away."""
+        is its owner), another node has it, or the database is away or cannot be written."""
         try:
             self.run_request(request, known)
-        except UnauthorizedError as error:
+        except (NodeError, UnauthorizedError) as error:
             failure = wire.failed(request.request_id, type(error).__name__, str(error))
             self.end(REPLY, b''.join(map(wire.encode, failure)))
         except Held as held:

@@ -16,45 +16,45 @@ class Losses:
     def __init__(self, database: Any, node: str, journal: Journal) -> None:
         self.database, self.node, self.journal = database, node, journal
         self.lock = threading.Lock()
-        self.waiting: dict[str, dict[str, str]] = {}  # notebook -> request -> cause
+        self.waiting: dict[str, dict[str, tuple[wire.Request, str]]] = {}  # notebook -> request_id -> request, cause
 
     def of(self, reference: str) -> dict[str, str]:
         """Those of a notebook of which the history does not know yet."""
         with self.lock:
-            return dict(self.waiting.get(reference, {}))
+            return {request_id: cause for request_id, (_, cause) in self.waiting.get(reference, {}).items()}
 
-    def add(self, reference: str, request_id: str, cause: str) -> None:
+    def add(self, request: wire.Request, cause: str) -> None:
         with self.lock:
-            self.waiting.setdefault(reference, {})[request_id] = cause
+            self.waiting.setdefault(request.reference, {})[request.request_id] = request, cause
 
     def again(self) -> None:
         """What could not be written before."""
         with self.lock:
-            waiting = [(reference, *loss) for reference, losses in self.waiting.items() for loss in losses.items()]
+            waiting = [loss for losses in self.waiting.values() for loss in losses.values()]
         for loss in waiting:
             self.write(*loss)
 
-    def write(self, reference: str, request_id: str, cause: str) -> list[bytes] | None:
+    def write(self, request: wire.Request, cause: str) -> list[bytes] | None:
         """The lines of the outcome, from the first one on, once it is on record; None if the database is away."""
         try:
-            lines = self.record(reference, request_id, cause)
+            lines = self.record(request, cause)
         except Exception as error:
-            self.journal.event('loss not recorded', level='error', request_id=request_id, notebook=reference,
+            self.journal.event('loss not recorded', level='error', request_id=request.request_id, notebook=request.reference,
                                cause=f'{type(error).__name__}: {error}')
             return None
         with self.lock:
-            losses = self.waiting.get(reference, {})
-            losses.pop(request_id, None)
+            losses = self.waiting.get(request.reference, {})
+            losses.pop(request.request_id, None)
             if not losses:
-                self.waiting.pop(reference, None)
+                self.waiting.pop(request.reference, None)
         return lines
 
-    def record(self, reference: str, request_id: str, cause: str) -> list[bytes]:
+    def record(self, request: wire.Request, cause: str) -> list[bytes]:
         def lose(root: Any) -> list[bytes]:
-            notebook = root['Application'].erp5.data_notebook_module.find(reference)
+            notebook = root['Application'].erp5.data_notebook_module.find(request.reference)
             if notebook is None:
-                return list(map(wire.encode, wire.lost(request_id, cause)))
-            line = notebook.lose(request_id, cause)
-            return [*line.messages(), wire.encode(line.reply(request_id, self.node))]
+                return list(map(wire.encode, wire.lost(request.request_id, cause)))
+            line = notebook.lose(request, cause)
+            return [*line.messages(), wire.encode(line.reply(request.request_id, self.node))]
 
         return change(self.database, lose)  # a conflict is perhaps the last commit of the process that has died

@@ -149,11 +149,11 @@ class DataNotebook(Document):
             self.requests[request.request_id] = count
         return line
 
-    def lose(self, request_id: str, cause: str) -> DataNotebookLine:
+    def lose(self, request: wire.Request, cause: str) -> DataNotebookLine:
         """The outcome of a cell whose process has died: that it is lost, unless it had committed. Its claim ends."""
-        count = self.requests.get(request_id)
-        line = self.add_lost(request_id, cause) if count is None else self.lines[count]
-        self.end_claim(request_id)
+        count = self.requests.get(request.request_id)
+        line = self.add_lost(request.request_id, cause, request) if count is None else self.lines[count]
+        self.end_claim(request.request_id)
         return line
 
     def settle(self, request: wire.Request, ename: str, evalue: str, shown: bytes) -> DataNotebookLine:
@@ -164,13 +164,14 @@ class DataNotebook(Document):
         self.end_claim(request.request_id)
         return line
 
-    def add_lost(self, request_id: str, cause: str) -> DataNotebookLine:
-        """The history says that a cell was lost, and by what; not of one that was only announced: it may never have been sent."""
+    def add_lost(self, request_id: str, cause: str, request: wire.Request | None = None) -> DataNotebookLine:
+        """The history says that a cell was lost, and by what; with its code if the request is known. One of which it is known only that
+        it was announced is not listed: it may never have been sent."""
         error, reply = wire.lost(request_id, cause)
-        announced = self.claim.request_id == request_id and self.claim.state == 'next'
+        announced = request is None and self.claim.request_id == request_id and self.claim.state == 'next'
         node = self.claim.node
         self.end_claim(request_id)
-        return self.add_line(wire.Request(request_id=request_id, store_history=not announced), status='error', committed=False,
+        return self.add_line(request or wire.Request(request_id=request_id, store_history=not announced), status='error', committed=False,
                              ename=reply['ename'], evalue=reply['evalue'], shown=wire.encode(error),
                              announced_to=node if announced else '')
 

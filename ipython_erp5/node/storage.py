@@ -8,6 +8,7 @@ Files: beside the database where it is files itself; of a server's, each node ha
 import contextlib
 import hashlib
 import os
+import sqlite3
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -136,6 +137,11 @@ def is_away(error: BaseException) -> bool:
     """Whether the database cannot be reached, or has broken the connection."""
     kinds = {kind.__name__ for kind in type(error).__mro__ if kind.__module__ != 'sqlite3'}
     return isinstance(error, ConnectionError) or not DISCONNECTED.isdisjoint(kinds)
+
+
+def takes_nothing(error: BaseException) -> bool:
+    """Whether the database is there and cannot be written, as its disk is full or read-only."""
+    return isinstance(error, sqlite3.OperationalError)
 
 
 # ---------------------------------------------------------------- large buffers
