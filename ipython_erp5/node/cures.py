@@ -9,6 +9,9 @@
    that are new or have changed since, and spares what they lead to. What is then still unneeded remains so: only a transaction that
    has begun before that could bring it back, and cells of one notebook run one after another.
 2. On SQLite two packs at a time are not kept apart, and one takes the unfinished list of the other for its own. Cure: a file lock.
+3. Which references of a changed object are known is noted by an insertion, before the old note is deleted. Both wait until enough is
+   to be written, with all deletions first; but where that is reached between the two, the insertion fails, and so does each later
+   pack. Cure: the deletion comes first.
 """
 
 import fcntl
@@ -17,6 +20,7 @@ from typing import IO, Any
 
 References = Callable[[bytes], Iterable[int]]
 
+NOTES = 'object_refs_added'
 CHANGED = '''
     SELECT object_state.state
     FROM object_state
@@ -31,13 +35,16 @@ def cure_packs() -> None:
     from relstorage.adapters.packundo import HistoryFreePackUndo
     from relstorage.adapters.sqlite.connmanager import Sqlite3ConnectionManager
     from relstorage.adapters.sqlite.locker import Sqlite3Locker
-    original = HistoryFreePackUndo.pre_pack
+    original, add_references = HistoryFreePackUndo.pre_pack, HistoryFreePackUndo._add_refs_for_oids
     if original.__module__ != __name__:
         def pre_pack(self: Any, pack_tid: int, get_references: References) -> None:
             original(self, pack_tid, get_references)
             spare(self, get_references)
 
-        HistoryFreePackUndo.pre_pack = pre_pack
+        def in_order(self: Any, load: Any, store: Any, oids: Iterable[int], get_references: References) -> Any:
+            return add_references(self, load, DeletionsFirst(store), oids, get_references)
+
+        HistoryFreePackUndo.pre_pack, HistoryFreePackUndo._add_refs_for_oids = pre_pack, in_order
         Sqlite3ConnectionManager.open_for_pack_lock = AbstractConnectionManager.open_for_pack_lock
         Sqlite3Locker.hold_pack_lock, Sqlite3Locker.release_pack_lock = hold_pack_lock, release_pack_lock
 
@@ -74,6 +81,23 @@ def mark(packundo: Any, connection: Any, spared: set[int]) -> None:
         statement = str(Schema.pack_object.update(keep=True, visited=True).bind(packundo))
         packundo.locker.make_batcher(connection.cursor).update_set_static(statement, zoid=spared)
     connection.commit()
+
+
+# ---------------------------------------------------------------- what is known of the references
+class DeletionsFirst:
+    """RelStorage's batcher of what a pack writes; the note of an object is deleted before it is inserted anew."""
+
+    def __init__(self, batcher: Any) -> None:
+        self.batcher, self.row_schema_of_length = batcher, batcher.row_schema_of_length
+
+    def insert_into(self, header: str, row_schema: str, row: tuple[int, ...], *arguments: Any, **options: Any) -> None:
+        if header.startswith(NOTES):
+            self.batcher.delete_from(NOTES, zoid=row[0])
+        self.batcher.insert_into(header, row_schema, row, *arguments, **options)
+
+    def delete_from(self, table: str, **columns: int) -> None:
+        if table != NOTES:   # else that has been done
+            self.batcher.delete_from(table, **columns)
 
 
 # ---------------------------------------------------------------- one pack at a time
