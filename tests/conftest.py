@@ -14,14 +14,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 import ipython_erp5
 from ipython_erp5.reply import Reply
 from ipython_erp5.session import Session
 
+settings.register_profile('no clock', deadline=None, suppress_health_check=[HealthCheck.too_slow])   # no law is about time
+settings.load_profile('no clock')
+
 START = 60.0  # seconds
 LONG = ('test_cluster', 'test_thirty_cells', 'test_programs', 'test_fuzz', 'test_packing', 'test_nodes', 'test_node', 'test_package',
         'test_archive', 'test_interrupts', 'test_jupyterlab', 'test_everywhere', 'test_processes', 'test_pool')
+
+
+def pytest_configure() -> None:
+    """Who runs the tests in the background of a shell has Ctrl-C ignored, and so would all that they start."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -66,6 +76,11 @@ class Node:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
             self.process.wait(20)
+
+
+def there(path: Path) -> str:
+    """An expression for cells, which need no import for it: it waits until there is a file, for a minute at most."""
+    return f'any(__import__("os").path.exists({str(path)!r}) or __import__("time").sleep(.01) for _ in range(6000))'
 
 
 def start_node(data_dir: Path, *options: str, prefix: Sequence[str] = (), before: Callable[[], None] | None = None) -> Node:

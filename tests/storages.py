@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pwd
+import random
 import re
 import select
 import shutil
@@ -19,14 +20,25 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
-START = 30.0  # seconds
+START = 60.0  # seconds
 PROGRAMS = f'{os.environ.get("PATH", os.defpath)}:/usr/local/sbin:/usr/sbin'  # Debian's HAProxy is not in everybody's PATH
 
 
 def free_port() -> int:
-    with socket.socket() as unused:
-        unused.bind(('127.0.0.1', 0))
-        return int(unused.getsockname()[1])
+    """One for a server that is started later, or again: below those that the system gives to whoever connects in the meantime."""
+    while True:
+        port = random.SystemRandom().randrange(10_000, 32_000)
+        with socket.socket() as unused, contextlib.suppress(OSError):
+            unused.bind(('127.0.0.1', port))
+            return port
+
+
+@contextlib.contextmanager
+def nobody() -> Iterator[str]:
+    """host:port where connections are refused: it is taken, and nobody listens."""
+    with socket.socket() as silent:
+        silent.bind(('127.0.0.1', 0))
+        yield f'127.0.0.1:{silent.getsockname()[1]}'
 
 
 def wait(process: subprocess.Popen[bytes], log: Path, ready: Callable[[], bool]) -> None:

@@ -171,9 +171,9 @@ def test_there_and_back(home: Place, away: Place, tmp_path: Path, monkeypatch: p
     name = f'traveller {away.uri[:4]}'
     with home.node.session(name) as one:
         one.execute('import numpy as np\na = np.tile(np.arange(1 << 17), 69); a[0] = -1; same = np.zeros(600_000); part = a[5:9]')
-        one.execute('document = context.document_module.newContent(id="only here", title="x"); module = context.document_module\n'
-                    'from persistent.mapping import PersistentMapping\ncontext.kept = PersistentMapping(a=1)'
-                    if away.uri.startswith('post') else 'document = context.document_module["only here"]; module = document.aq_parent')
+        one.execute('from persistent.mapping import PersistentMapping\nmodule = context.document_module\n'
+                    'if "only here" not in module.objectIds():\n    module.newContent(id="only here", title="x")\n'
+                    '    context.kept = PersistentMapping(a=1)\ndocument = module["only here"]')
         one.execute('mapping = context.kept')
         expected = outcome(one, 'a.sum(), same.sum(), module')
         request = one._request('print("once")', '', True)

@@ -174,8 +174,8 @@ def test_nothing_malformed_gives_a_5xx_a_hang_or_a_dead_node(target: Node, round
     assert sum(statuses.values()) >= 100 * rounds and {200, 400, 401, 404} <= statuses.keys() and max(statuses) < 500
     assert target.process.poll() is None
     after = milliseconds(target)
-    assert after < 10 * before + 200, (before, after)
-    end = time.monotonic() + 10
+    assert after < 10 * before + 2000, (before, after)
+    end = time.monotonic() + 30
     while (left := census(target))[0] > counted[0] + 2 and time.monotonic() < end:
         time.sleep(.1)
     assert left[0] <= counted[0] + 2, f'{left[0]} connections, {counted[0]} before'

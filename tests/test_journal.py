@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import requests
-from conftest import Node, running
+from conftest import Node, running, there
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
@@ -219,9 +219,9 @@ def test_an_executor_that_cannot_start() -> None:
 # ---------------------------------------------------------------- a node
 WRONG = 'correct horse battery'
 LATE = '''
-import sys, threading, time
+import sys, threading
 def late(out=sys.stdout):
-    time.sleep(.4)
+    {after}
     out.write('said late, password=hush')
     out.flush()
 threading.Thread(target=late).start()
@@ -240,8 +240,11 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
                 session.execute('import os; os._exit(3)  # marker')
             reply = session.execute("logging.getLogger('ZODB.marked').error('of a library'); logging.warning('of the cell')")
             assert reply.stderr == 'WARNING:root:of the cell\n'
-            session.execute(LATE)
-            time.sleep(.6)
+            session.execute(LATE.format(after=there(node.data_dir / 'ended')))
+            (node.data_dir / 'ended').touch()
+            end = time.monotonic() + 20
+            while not node.events('output') and time.monotonic() < end:
+                time.sleep(.02)
         wrong_logins(node)
         yield node
 

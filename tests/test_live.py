@@ -13,7 +13,7 @@ from typing import Any
 
 import pexpect
 import pytest
-from conftest import Node, running
+from conftest import Node, running, there
 from jupyter_client.blocking.client import BlockingKernelClient
 from jupyter_client.manager import KernelManager, start_new_kernel
 from scripted_site import http, site, stock
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.filterwarnings('ignore:Kernel is running over TCP')
 LOAD = '%load_ext ipython_erp5'
 CODES = r'(?:\x1b\[[0-?]*[@-~])*'
 LINE = r'0:\d\d \| [^|]*127\.0\.0\.1:\d+ \(node [\w.-]+\) \| stop it with '
-STUBBORN = '# erp5\nprint("has begun")\nwhile True:\n    try:\n        time.sleep(60)\n    except KeyboardInterrupt:\n        print("no")'
+STUBBORN = '# erp5\nwhile True:\n    try:\n        print("has begun"); time.sleep(60)\n    except KeyboardInterrupt:\n        print("no")'
 Message = dict[str, Any]
 
 
@@ -91,6 +91,13 @@ def outputs(messages: list[Message]) -> list[Message]:
 
 def kinds(messages: list[Message]) -> list[str]:
     return [message['msg_type'] for message in outputs(messages)]
+
+
+def without_progress(messages: list[Message]) -> list[Message]:
+    """The outputs without the line that tells of the progress, which comes where a busy machine makes a cell longer."""
+    lines = {message['content']['transient']['display_id'] for message in messages
+             if 'stop it with ' in message['content'].get('data', {}).get('text/plain', '')}
+    return [message for message in outputs(messages) if message['content'].get('transient', {}).get('display_id', '') not in lines]
 
 
 @pytest.fixture(scope='module')
@@ -180,13 +187,18 @@ def test_a_burst_arrives_whole_and_in_order(kernel: Kernel) -> None:
     assert [int(line[:6]) for line in lines] == list(range(100_000)) and {len(line) for line in lines} == {199}
 
 
-def test_tqdm_and_displays_are_updated_while_the_cell_runs(kernel: Kernel) -> None:
+def test_tqdm_and_displays_are_updated_while_the_cell_runs(kernel: Kernel, tmp_path: Path) -> None:
     kernel.run('# erp5\nfrom tqdm.auto import tqdm')
-    bar = outputs(kernel.run('# erp5\nfor _ in tqdm(range(3), mininterval=0): time.sleep(.15)'))
-    shown = [message['content']['text'] for message in bar]
-    assert len(shown) > 2 and {message['content']['name'] for message in bar} == {'stderr'}
-    assert [re.findall(r'(\d+)%', text)[0] for text in shown[:2]] == ['0', '33'] and all(text[0] == '\r' for text in shown)
-    found = outputs(kernel.run('# erp5\ndisplay("one", display_id="d"); update_display("two", display_id="d"); clear_output(wait=True)'))
+    first, last = there(tmp_path / '0%'), there(tmp_path / '67%')
+    asked = kernel.send(f'# erp5\nfor turn in tqdm(range(3), mininterval=0): {last} if turn == 2 else {first}')
+    for percent in ('0%', '67%'):   # it goes on when that is shown
+        kernel.shows(asked, percent)
+        (tmp_path / percent).touch()
+    bar = without_progress(kernel.end(asked))
+    assert kernel.reply(asked) == ('ok', '') and {message['content']['name'] for message in bar} == {'stderr'}
+    assert list(dict.fromkeys(re.findall(r'(\d+)%', texts(bar)))) == ['0', '33', '67', '100'] and texts(bar).startswith('\r')
+    found = without_progress(kernel.run('# erp5\ndisplay("one", display_id="d"); update_display("two", display_id="d"); '
+                                        'clear_output(wait=True)'))
     assert kinds(found) == ['display_data', 'update_display_data', 'clear_output']
     assert [message['content']['transient']['display_id'] for message in found[:2]] == ['d', 'd']
     assert found[2]['content'] == {'wait': True}
@@ -205,34 +217,45 @@ def test_threads_print_into_their_own_cell(calm: Node) -> None:
     with calm.session() as session:
         run = session.execute
         run('import threading, time, concurrent.futures\npool = concurrent.futures.ThreadPoolExecutor(1)\nimport builtins\n'
-            'builtins.pool, builtins.go_on = pool, threading.Event()\npool.submit(print, "of the pool").result()\ndel pool')
-        first = run('def work(depth=2):\n    print("at once", depth)\n    if depth:\n'
+            'builtins.pool, builtins.go_on, builtins.said = pool, threading.Event(), threading.Semaphore(0)\n'
+            'pool.submit(print, "of the pool").result()\ndel pool')
+        first = run('def work(depth=2):\n    print("at once", depth)\n    said.release()\n    if depth:\n'
                     '        next = threading.Thread(target=work, args=(depth - 1,)); next.start(); next.join()\n'
-                    '    go_on.wait()\n    print("later", depth)\n'
-                    'threading.Thread(target=work, daemon=True).start()\ntime.sleep(.2)')
+                    '    go_on.wait()\n    print("later", depth)\n    said.release()\n'
+                    'threading.Thread(target=work, daemon=True).start()\nfor turn in range(3): said.acquire(timeout=20)')
         assert first.text == 'at once 2\nat once 1\nat once 0\n'
-        second = run('go_on.set(); time.sleep(.3)\nprint("mine", end="")\npool.submit(print, " of the pool").result()')
+        second = run('go_on.set()\nfor turn in range(3): said.acquire(timeout=20)\n'
+                     'print("mine", end="")\npool.submit(print, " of the pool").result()')
         assert second.text == 'mine of the pool\n'
+        end = time.monotonic() + 20
+        while len(calm.events('output')) < 3 and time.monotonic() < end:
+            time.sleep(.02)
         late = [(event['request_id'], event['output']['text']) for event in calm.events('output')]
         assert late == [(first.request_id, f'later {depth}\n') for depth in range(3)]
 
 
 # ---------------------------------------------------------------- progress
-def test_a_kernel_shows_progress_and_nothing_is_left(kernel: Kernel) -> None:
-    asked = kernel.send('# erp5\nprint("first")\ntime.sleep(2.5)\nprint("last")')
+def test_a_kernel_shows_progress_and_nothing_is_left(kernel: Kernel, tmp_path: Path) -> None:
+    asked = kernel.send(f'# erp5\nprint("first")\n{there(tmp_path / "go on")}\nprint("last")')
+    kernel.shows(asked, 'first')
+    kernel.until(asked, lambda found: 'display_data' in kinds(found))
+    (tmp_path / 'go on').touch()
     found = outputs(kernel.end(asked))
     assert kernel.reply(asked) == ('ok', '')
-    assert kinds(found)[:2] == ['stream', 'display_data'] and kinds(found)[-1] == 'update_display_data'
-    shown, gone = found[1]['content'], found[-1]['content']
+    assert set(kinds(found)) == {'stream', 'display_data', 'update_display_data'} and kinds(found)[-1] == 'update_display_data'
+    shown, gone = found[kinds(found).index('display_data')]['content'], found[-1]['content']
     assert re.fullmatch(LINE + 'the stop button', shown['data']['text/plain']) and shown['data']['text/plain'] in shown['data']['text/html']
     assert gone['data'] == {} and gone['transient'] == shown['transient'] and '<a' not in shown['data']['text/html']
     assert texts(found) == 'first\nlast\n'
 
 
-def test_where_nobody_looks_there_is_none(kernel: Kernel) -> None:
+def test_where_nobody_looks_there_is_none(kernel: Kernel, tmp_path: Path) -> None:
     kernel.run('%config ERP5Magics.progress_after = .1')
+    asked = kernel.send(f'# erp5\n{there(tmp_path / "go on")};')
+    kernel.until(asked, lambda found: 'display_data' in kinds(found))
+    (tmp_path / 'go on').touch()
+    assert kernel.reply(asked) == ('ok', '') and kinds(kernel.end(asked))[-1] == 'update_display_data'
     cell = '# erp5\nprint("first")\ntime.sleep(.5)'
-    assert {'stream', 'display_data', 'update_display_data'} == set(kinds(kernel.run(cell)))
     assert kinds(kernel.run(cell, allow_stdin=False)) == ['stream']
     assert texts(kernel.run(f'%%capture said\n_ = get_ipython().run_cell({cell!r})\n')) == ''
     assert texts(kernel.run('print(len(said.outputs), said.stdout)')) == '0 first\n\n'
@@ -251,20 +274,27 @@ def test_progress_does_not_come_into_an_unfinished_line_nor_before_what_replaces
     assert found[cleared + 1]['content'] == {'name': 'stdout', 'text': '2\n'}
 
 
-def test_a_terminal_shows_progress_and_nothing_is_left(terminal: Terminal) -> None:
+def test_a_terminal_shows_progress_and_nothing_is_left(terminal: Terminal, tmp_path: Path) -> None:
     """What is written over the line: as many spaces, before anything else is shown."""
-    shown = terminal.run('# erp5\nprint("first")\ntime.sleep(3.5)\nprint("last")')
+    terminal.begin(f'# erp5\nprint("first")\n{there(tmp_path / "go on")}\nprint("last")')
+    shown = ''
+    for pattern in ('first\r\n', LINE + 'Ctrl-C', LINE + 'Ctrl-C'):
+        shown += terminal.expect(pattern) + str(terminal.child.after)
+    (tmp_path / 'go on').touch()
+    shown += terminal.prompt(terminal.number + 1)
     found = re.search(r'first\r\n((?:\r(?:' + LINE + r'Ctrl-C\s*\x08*))+)\r( +)\rlast\r\n', shown)
     assert found is not None, shown
-    lines = re.findall(r'0:0\d', found[1])
-    assert lines[0] == '0:02' and len(lines) >= 2 and len(found[2]) >= max(map(len, found[1].split('\r')))
+    lines = re.findall(r'0:\d\d', found[1])
+    assert lines[0] >= '0:02' and len(lines) >= 2 and len(found[2]) >= max(map(len, found[1].split('\r')))
 
 
 def test_a_terminal_shows_a_bar_of_what_is_much_at_once(terminal: Terminal) -> None:
     shown = terminal.run('import time; from ipython_erp5.progress import Progress\nwith Progress(get_ipython(), 60, "there") as progress:\n'
-                         '    for done in (1, 20, 60, 100): progress.bytes(done * 10**6, 10**8); time.sleep(.5)\nprint("end")')
-    bars = re.findall(r'\r0:0\d \| (\[#*-*\]) (\d+) MB of 100 MB \| there \| stop it with Ctrl-C', shown)
-    assert {'1', '20', '60'} >= {done for _, done in bars} >= {'20', '60'} and ('[' + '#' * 14 + '-' * 10 + ']', '60') in bars
+                         '    for done in (1, 20, 60):\n        progress.bytes(done * 10**6, 10**8)\n'
+                         '        for _ in range(2):   # the first one may have been on its way\n            shown = progress.next\n'
+                         '            while progress.next == shown: time.sleep(.01)\nprint("end")')
+    bars = re.findall(r'\r0:\d\d \| (\[#*-*\]) ([\d.]+) MB of 100 MB \| there \| stop it with Ctrl-C', shown)
+    assert {done for _, done in bars} == {'1.0', '20', '60'} and ('[' + '#' * 14 + '-' * 10 + ']', '60') in bars
     assert re.search(r'\r +\rend\r\n', shown)
 
 
@@ -298,9 +328,9 @@ def test_stop_ends_the_cell_and_those_behind_it(kernel: Kernel) -> None:
     pressed = time.monotonic()
     kernel.press()
     assert [kernel.reply(asked) for asked in cells] == [('error', 'KeyboardInterrupt'), ('aborted', ''), ('aborted', '')]
-    assert time.monotonic() - pressed < 5
+    assert time.monotonic() - pressed < 30
     assert texts(kernel.end(cells[0])).count('Interrupting the cell;') == 1
-    assert kinds(kernel.run('# erp5\n"never" in globals()')) == ['execute_result']
+    assert kinds(without_progress(kernel.run('# erp5\n"never" in globals()'))) == ['execute_result']
 
 
 def test_the_second_stop_ends_the_process(kernel: Kernel) -> None:
@@ -332,7 +362,7 @@ def test_a_cell_that_catches_its_interrupt_goes_on_as_a_local_one(kernel: Kernel
     kernel.shows(asked, 'has begun')
     kernel.press()
     assert kernel.reply(asked) == ('ok', '')
-    assert 'stopped early' in texts(kernel.end(asked)) and kinds(kernel.seen[asked])[-1] == 'execute_result'
+    assert 'stopped early' in texts(kernel.end(asked)) and kinds(without_progress(kernel.seen[asked]))[-1] == 'execute_result'
 
 
 def test_an_interrupt_that_a_cell_raises_itself_is_its_error(kernel: Kernel) -> None:
@@ -433,5 +463,5 @@ def test_ctrl_c_while_connecting_stops_at_once() -> None:
         began = time.monotonic()
         with pytest.raises(KeyboardInterrupt, match='stopped while connecting to .*; nothing was sent'):
             found.execute('1')
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 30
         timer.join()

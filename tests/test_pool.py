@@ -71,7 +71,7 @@ def bounded(node: Node) -> None:
     assert len(set(pids)) == len(pids)
     status = sessions[0].status()
     assert status is not None and status['idle'] == pool.IDLE
-    end = time.monotonic() + 10
+    end = time.monotonic() + 30
     while any(psutil.pid_exists(gone) for gone in pids[:4]):
         assert time.monotonic() < end
         time.sleep(.05)
@@ -98,13 +98,16 @@ def test_state_of_a_process_does_not_reach_another_notebook(node: Node) -> None:
                         "assert not hasattr(sys, 'leak') and not hasattr(builtins, 'leak')")
 
 
-def test_as_many_cells_run_at_once_as_there_are_executors(node: Node) -> None:
+def test_as_many_cells_run_at_once_as_there_are_executors(node: Node, tmp_path: Path) -> None:
+    """The first two wait for each other."""
     sessions = [node.session() for _ in range(4)]
-    code = 'import time\nbegin = time.time(); time.sleep(.4); print((begin, time.time()))'
+    code = (f'import pathlib, time\nfolder, end = pathlib.Path({str(tmp_path)!r}), time.time() + 20\n'
+            '(folder / f"begun {time.time()}").touch()\n'
+            'while len(list(folder.glob("begun*"))) < 2 and time.time() < end: time.sleep(.01)\ntime.sleep(.2)\n'
+            'at_once = len(list(folder.glob("begun*"))) - len(list(folder.glob("ended*")))\n'
+            '(folder / f"ended {time.time()}").touch()\nprint(at_once)')
     with ThreadPoolExecutor(4) as threads:
-        spans = list(threads.map(lambda session: eval(session.execute(code).text), sessions))
-    most = max(sum(begin <= moment < end for begin, end in spans) for moment, _ in spans)
-    assert most == 2
+        assert max(threads.map(lambda session: int(session.execute(code).text), sessions)) == 2
     for session in sessions:
         session.close()
 
@@ -136,7 +139,7 @@ def test_what_cells_leave_in_memory_does_not_pile_up(tmp_path: Path) -> None:
 
 
 # ---------------------------------------------------------------- how long executors live, and what they may use
-def wait_for(condition: Callable[[], bool], seconds: float = 10) -> None:
+def wait_for(condition: Callable[[], bool], seconds: float = 30) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end
@@ -162,7 +165,7 @@ def test_idle_executors_are_given_back_after_a_while(tmp_path: Path) -> None:
         session.execute('a = 1')
         first = pid(session)
         assert idle(session) == 1
-        wait_for(lambda: idle(session) == 0 and not psutil.pid_exists(first), 20)
+        wait_for(lambda: idle(session) == 0 and not psutil.pid_exists(first))
         assert session.execute('a').result == {'text/plain': '1'} and pid(session) != first
 
 
@@ -189,7 +192,7 @@ def test_the_node_limits_the_time_of_a_cell(tmp_path: Path) -> None:
     with running(tmp_path / 'node', '--cell-timeout', '1') as node, node.session() as session:
         with pytest.raises(CellTimeoutError, match=r'longer than its limit of 1 s \(--cell-timeout\)'):
             session.execute("n = 1\nimport time\ntime.sleep(30)")
-        assert session.execute('n').result == {'text/plain': '1'}  # as after any error
+        assert [variable['name'] for variable in session.variables()] == ['n']  # as after any error
         with pytest.raises(CellTimeoutError, match=r'limit of 0.5 s \(--timeout\)'):
             session.execute('while True: pass', timeout='0.5')
 

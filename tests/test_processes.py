@@ -16,7 +16,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import Node, running, start_node
+from conftest import Node, running, start_node, there
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -45,7 +45,7 @@ threading.Thread(target=time.sleep, args=(300,)).start()
 print(*pids, flush=True)
 '''
 GIL = 'import re\nre.match(r"(a|aa)+$", "a" * 60 + "b")'  # in C, which looks at no signal for hours
-STUBBORN = 'while True:\n    try:\n        time.sleep(300)\n    except BaseException:\n        pass'
+STUBBORN = 'while True:\n    try:\n        print("waits", flush=True)\n        time.sleep(300)\n    except BaseException:\n        pass'
 
 
 @pytest.fixture(scope='module')
@@ -89,7 +89,7 @@ def lives(pid: int) -> bool:
     return False
 
 
-def all_end(pids: Iterable[int], seconds: float = 5) -> None:
+def all_end(pids: Iterable[int], seconds: float = 30) -> None:
     end = time.monotonic() + seconds
     while left := [pid for pid in pids if lives(pid)]:
         assert time.monotonic() < end, [psutil.Process(pid) for pid in left]
@@ -102,11 +102,12 @@ def all_end(pids: Iterable[int], seconds: float = 5) -> None:
     ('import ctypes; ctypes.string_at(0)', 'signal 11'),
     ('os.kill(os.getpid(), 9)', 'signal 9'),
 ])
-def test_nothing_of_a_cell_outlives_its_executor(node: Node, way: str, cause: str) -> None:
+def test_nothing_of_a_cell_outlives_its_executor(node: Node, tmp_path: Path, way: str, cause: str) -> None:
     with node.session() as session:
-        cell = Cell(session, f'{LEAVES}\ntime.sleep(.3)\n{way}')
+        cell = Cell(session, f'{LEAVES}\n{there(tmp_path / "go")}\n{way}')
         pids = cell.pids()
         assert len(pids) == 4 and all(lives(pid) for pid in pids)
+        (tmp_path / 'go').touch()
         with pytest.raises(CellLost, match=cause):
             cell.end.result()
         all_end(pids)
@@ -130,9 +131,9 @@ def test_an_executor_that_is_killed(node: Node) -> None:
     with node.session() as session:
         cell = Cell(session, f'{LEAVES}\n{STUBBORN}')
         pids = cell.pids()
-        session.interrupt()
-        time.sleep(.2)
-        session.interrupt()
+        for number in (1, 2):
+            until(lambda: cell.text.count('waits') == number)
+            session.interrupt()
         with pytest.raises(CellLost, match='second interrupt'):
             cell.end.result()
         all_end(pids)
@@ -186,7 +187,7 @@ def test_nothing_outlives_its_node(tmp_path: Path) -> None:
         everything = {*pids, *family(node)}
         assert len(pids) == 12 and fork_server(node).pid in everything
         node.process.kill()
-        all_end(everything, 10)
+        all_end(everything)
     finally:
         node.stop()
 
@@ -212,12 +213,10 @@ def test_an_interrupt_ends_what_a_cell_waits_for(node: Node, code: str) -> None:
         session.execute('import asyncio, socket, subprocess, threading, time\nfrom concurrent.futures import ProcessPoolExecutor\na = 1')
         cell = Cell(session, f'print(1, flush=True)\na = 2\n{code}\na = 3')
         cell.pids()
-        time.sleep(.2)
-        begun = time.monotonic()
+        time.sleep(.2)  # in which it begins to wait
         session.interrupt()
         with pytest.raises(RemoteInterrupt) as caught:
-            cell.end.result()
-        assert time.monotonic() - begun < 10
+            cell.end.result(40)
         assert 'KeyboardInterrupt' in ''.join(caught.value.traceback) and 'CancelledError' not in ''.join(caught.value.traceback)
         assert session.execute('a').result == {'text/plain': '2'}
 
@@ -227,8 +226,8 @@ def test_an_interrupt_is_for_the_children_in_the_process_group(node: Node) -> No
     with node.session() as session:
         cell = Cell(session, 'import subprocess, time\n'
                              'started = [subprocess.Popen(["sleep", "60"], start_new_session=own) for own in (0, 1)]\n'
-                             'print(*(process.pid for process in started), flush=True)\ntry:\n    time.sleep(60)\n'
-                             'finally:\n    print(started[0].wait(5), started[1].poll())')
+                             'try:\n    print(*(process.pid for process in started), flush=True)\n    time.sleep(60)\n'
+                             'finally:\n    print(started[0].wait(30), started[1].poll())')
         pids = cell.pids()
         session.interrupt()
         with pytest.raises(RemoteInterrupt):
@@ -239,15 +238,15 @@ def test_an_interrupt_is_for_the_children_in_the_process_group(node: Node) -> No
 
 def test_a_traceback_of_an_interrupt_shows_the_cell_and_what_it_calls(node: Node) -> None:
     with node.session() as session:
-        cell = Cell(session, 'import threading\ndef wait(n):\n    return wait(n - 1) if n else threading.Event().wait(60)\n'
-                             'print(1, flush=True)\nwait(40)')
+        cell = Cell(session, 'import threading\ndef wait(n):\n    if n:\n        return wait(n - 1)\n    print(1, flush=True)\n'
+                             '    threading.Event().wait(60)\nwait(40)')
         cell.pids()
-        time.sleep(.1)
+        time.sleep(.2)  # in which it begins to wait
         session.interrupt()
         with pytest.raises(RemoteInterrupt) as caught:
             cell.end.result()
         text = re.sub(r'\x1b\[[\d;]*m', '', '\n'.join(caught.value.traceback))
-        assert '----> 5 wait(40)' in text and 'threading.py' in text and 'skipping similar frames' in text and 'IPython' not in text
+        assert '----> 7 wait(40)' in text and 'threading.py' in text and 'skipping similar frames' in text and 'IPython' not in text
 
 
 # ---------------------------------------------------------------- time
@@ -260,7 +259,7 @@ def test_a_cell_has_a_time_limit(node: Node, code: str) -> None:
         begun = time.monotonic()
         with pytest.raises(CellTimeoutError, match=r'the cell ran longer than its limit of 1 s \(--timeout\)') as caught:
             session.execute(f'a.append(1)\ntry:\n    {body}\nfinally:\n    a.append(2)', timeout=1)
-        assert 1 <= time.monotonic() - begun < 10
+        assert 1 <= time.monotonic() - begun < 40
         assert isinstance(caught.value, TimeoutError) and type(caught.value).__name__ == 'CellTimeoutError'
         assert 'CellTimeoutError' in caught.value.traceback[-1] and 'CellTimeoutError' in ''.join(caught.value.traceback[:2])
         assert session.execute('a', timeout='30').result == {'text/plain': '[1, 2]'}
@@ -268,9 +267,9 @@ def test_a_cell_has_a_time_limit(node: Node, code: str) -> None:
 
 def test_time_begins_with_the_cell(node: Node) -> None:
     with node.session() as session, node.session(session.reference) as other:
-        first = Cell(session, 'print(1, flush=True)\nimport time; time.sleep(3)')
+        first = Cell(session, 'print(1, flush=True)\nimport time; time.sleep(4.5)')
         first.pids()
-        assert other.execute('2', timeout=2).result == {'text/plain': '2'}
+        assert other.execute('2', timeout=4).result == {'text/plain': '2'}
         first.end.result()
 
 

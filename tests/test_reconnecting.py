@@ -17,6 +17,7 @@ from conftest import Node
 from IPython.core.error import StdinNotImplementedError
 from jupyter_client.manager import start_new_kernel
 from scripted_site import HANG_UP, Site, http, site, site_on, streamed
+from storages import free_port
 from test_session_kinds import LOAD, Terminal, plain
 
 import ipython_erp5
@@ -227,13 +228,14 @@ def test_a_token_is_read_again(opened: Callable[..., Session], told: list[str], 
 
 # ---------------------------------------------------------------- away, asleep
 def test_a_site_that_was_away_needs_nothing(opened: Callable[..., Session]) -> None:
-    with site(Base_executeJupyter=[VALUE]) as served:
+    port = free_port()
+    with site_on(port, {'Base_executeJupyter': [VALUE]}) as served:
         session = opened(served, nobody)
         session.execute('1')
     session.close()
     with pytest.raises(errors.SiteUnreachableError, match='Nothing was sent'):
         session.execute('2')
-    with site_on(int(served.url.split(':')[2].partition('/')[0]), {'Base_executeJupyter': [VALUE]}):
+    with site_on(port, {'Base_executeJupyter': [VALUE]}):
         assert session.execute('3').result == {'text/plain': '2'}
 
 

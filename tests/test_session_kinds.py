@@ -198,7 +198,7 @@ def test_ctrl_c_in_a_terminal(environment: dict[str, str]) -> None:
         terminal.child.sendintr()
         terminal.number += 1
         text = terminal.wait()
-        assert time.monotonic() - pressed < 10
+        assert time.monotonic() - pressed < 40
         assert 'KeyboardInterrupt' in text and 'time.sleep(60)' in text
         assert 'Out[5]: 7' in terminal.type('# erp5\nx')
     finally:
@@ -213,7 +213,7 @@ def test_interrupting_a_kernel(environment: dict[str, str]) -> None:
         while 'has begun' not in client.get_iopub_msg(timeout=30)['content'].get('text', ''):
             pass
         manager.interrupt_kernel()
-        reply = client.get_shell_msg(timeout=15)
+        reply = client.get_shell_msg(timeout=40)
         assert reply['parent_header']['msg_id'] == asked
         assert (reply['content']['status'], reply['content']['ename']) == ('error', 'KeyboardInterrupt')
         assert client.execute_interactive('# erp5\n1', timeout=30, output_hook=lambda message: None)['content']['status'] == 'ok'

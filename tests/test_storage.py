@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import stat
 import subprocess
 import sys
@@ -15,7 +14,7 @@ from pathlib import Path
 import pytest
 import requests
 import storages
-from conftest import Node, running, start_node
+from conftest import Node, running, start_node, there
 
 from ipython_erp5.errors import ERP5Error
 from ipython_erp5.node.storage import open_database
@@ -69,17 +68,20 @@ def test_a_commit_that_failed_is_not_committed_by_the_next_one(tmp_path: Path, c
     assert done.stdout.strip() == found, done.stderr
 
 
-def test_conflicts_of_cells_leave_nothing_behind(node: Node) -> None:
+def test_conflicts_of_cells_leave_nothing_behind(node: Node, tmp_path: Path) -> None:
     """The same through a node: a cell whose commit is refused, and the next cell of the same process."""
     with node.session() as one, node.session() as two:
         one.execute("module = context.document_module\ndoc = module.newContent(id='contended', title='before')\n"
                     "other = module.newContent(id='aside', title='before')")
         for title in ('a', 'b', 'c', 'd'):
-            cell = threading.Thread(target=refused, args=(one,
-                                                          "other.setTitle('aborted'); doc.setTitle('mine'); import time; time.sleep(.5)"))
+            begun, go_on = tmp_path / f'begun {title}', tmp_path / f'go on {title}'
+            cell = threading.Thread(target=refused, args=(one, "other.setTitle('aborted'); doc.setTitle('mine')\n"
+                                                               f'open({str(begun)!r}, "w").close(); {there(go_on)};'))
             cell.start()
-            time.sleep(.2)
+            while not begun.exists():
+                time.sleep(.01)
             two.execute(f"context.document_module.contended.setTitle('{title}')")
+            go_on.touch()
             cell.join()
             assert one.execute('other.getTitle(), doc.getTitle()').result == {'text/plain': f"('before', '{title}')"}
 
@@ -116,9 +118,7 @@ def test_nobody_else_may_look_into_the_data_directory(tmp_path: Path) -> None:
 
 def test_a_password_file_user_and_port_of_ones_own(tmp_path: Path) -> None:
     (tmp_path / 'secret').write_text('pass wörd\n')
-    with socket.socket() as unused:
-        unused.bind(('127.0.0.1', 0))
-        port = unused.getsockname()[1]
+    port = storages.free_port()
     with running(tmp_path / 'node', '--user', 'ana', '--password-file', str(tmp_path / 'secret'), '--port', str(port)) as node:
         assert node.user == 'ana' and f':{port}/' in node.url and not (tmp_path / 'node' / 'password').exists()
         url = f'{node.url}/Base_getJupyterStatus'
