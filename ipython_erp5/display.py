@@ -22,6 +22,8 @@ from . import wire
 from .progress import Progress
 
 QUIET, NORMAL, VERBOSE = 0, 1, 2
+WIDGET = 'application/vnd.jupyter.widget-view+json'   # names a widget, which a front end looks for in the kernel here
+WIDGETS = 'A widget of a remote cell is shown as text, as it is at that moment. A bar of tqdm.auto is text that moves.\n'
 COLORS = re.compile(r'\x1b\[[0-9;]*m')
 
 
@@ -39,7 +41,9 @@ class RemoteResult:
 
 
 def with_text(data: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The bundle with a text for where nothing richer can be shown. IPython always sends one, old sites do not."""
+    """The bundle with a text for where nothing richer can be shown, and without a widget, which no front end finds here. IPython always
+    sends a text, old sites do not."""
+    data = {kind: value for kind, value in data.items() if kind != WIDGET}
     if wire.TEXT in data or not data:
         return data
     markup = data.get(wire.HTML)
@@ -57,7 +61,7 @@ class Display:
         self.shell, self.feedback = shell, feedback
         self.progress = Progress(shell, progress_after, place)
         self.result: RemoteResult | None = None
-        self._waits_for = ''
+        self._waits_for, self._told_of_widgets = '', False
         self._takers = {'stream': self._stream, 'display_data': self._publish, 'update_display_data': self._publish,
                         'clear_output': self._clear, 'execute_result': self._result, 'context': self._context,
                         'execute_reply': self._reply}
@@ -95,6 +99,7 @@ class Display:
         more: dict[str, Any] = {'transient': message['transient']} if message.get('transient') else {}
         if message['msg_type'] == 'update_display_data':
             more['update'] = True
+        self._tell_of_widgets(message)
         self.publish(data=dict(with_text(message['data'])), metadata=message.get('metadata') or {}, **more)
 
     def _clear(self, message: wire.Message) -> None:
@@ -102,7 +107,14 @@ class Display:
         self.progress.cleared(bool(message.get('wait')))
 
     def _result(self, message: wire.Message) -> None:
+        self._tell_of_widgets(message)
         self.result = RemoteResult(message['data'], message.get('metadata'))
+
+    def _tell_of_widgets(self, message: wire.Message) -> None:
+        """Once in a cell."""
+        if WIDGET in message['data'] and not self._told_of_widgets and self.feedback >= NORMAL:
+            self._told_of_widgets = True
+            self.write('stderr', WIDGETS)
 
     def _context(self, message: wire.Message) -> None:
         not_saved = message.get('not_saved') or ()

@@ -205,6 +205,8 @@ class ERP5Magics(Magics):
         if has_password(line.split()) or '@' in line and '://' in line:   # refused, but IPython keeps what was typed
             from .masking import mask_typed
             mask_typed(self.shell, 'erp5_connect')
+        if line.strip():
+            self.sessions.left = True   # until it is connected: a cell that is meant for there runs nowhere else
         options = parse(self.erp5_connect, line)
         self._connect(options.target, options)
 

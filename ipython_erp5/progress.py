@@ -2,7 +2,8 @@
 
     Ticker, one thread, 20 times a second ─► Progress.tick ─┬─► streams of a kernel, which send by themselves every 200 ms only
                                                             └─► Line, in a terminal: rewritten on stderr
-                                                                Output, in a kernel: a display, its updates, and nothing in the end
+                                                                Text, in a console of a kernel: the same
+                                                                Output, in a notebook: a display, its updates, and nothing in the end
 
 In pipes, in scripts and where nobody looks (papermill, nbclient, nbconvert) there is no line. What the cell shows and the line never
 mix: both are written with the lock of `Progress`, and the line only where an output has ended its own.
@@ -81,8 +82,14 @@ class Line:
         self.stream.flush()
 
 
+class Text(Line):
+    """The last line of a console of a kernel, such as `jupyter console` and qtconsole. They know no updates of displays."""
+
+    stop = 'Ctrl-C or Stop'
+
+
 class Output:
-    """An output of the cell in a front end. Its last update is an empty bundle, for which front ends show nothing."""
+    """An output of the cell in a notebook. Its last update is an empty bundle, for which front ends show nothing."""
 
     stop, silence = 'the stop button', .0
 
@@ -109,12 +116,17 @@ class Output:
 
 
 def view_of(shell: InteractiveShell) -> View | None:
-    """Where somebody may look, if anywhere. A program that runs notebooks allows no questions."""
+    """Where somebody may look, if anywhere. A program that runs notebooks allows no questions; a front end that has cells names the one
+    that it runs."""
+    stream = sys.stderr
     if hasattr(shell, 'kernel'):
         parent: Any = shell.get_parent() if hasattr(shell, 'get_parent') else {}
         captured = isinstance(shell.display_pub, CapturingDisplayPublisher)   # `%%capture`
-        return Output(shell) if parent.get('content', {}).get('allow_stdin') and not captured else None
-    stream = sys.stderr
+        if captured or not parent.get('content', {}).get('allow_stdin'):
+            return None
+        if (parent.get('metadata') or {}).get('cellId'):
+            return Output(shell)
+        return Text(stream) if hasattr(stream, 'flush_interval') else None
     return Line(stream) if stream is not None and stream.isatty() and os.environ.get('TERM') != 'dumb' else None
 
 
@@ -135,7 +147,7 @@ class Progress:
         self.due = self.next
         self.unfinished: set[str] = set()   # streams in the middle of a line
         self.clearing = False   # the next output takes away those before it
-        self.unsent: set[Any] = set()   # streams of a kernel
+        self.unsent: list[Any] = []   # streams of a kernel, in the order in which they were written to
         self.context = contextvars.copy_context()   # in which a kernel finds the cell
 
     def __enter__(self) -> 'Progress':
@@ -184,8 +196,8 @@ class Progress:
             self.unfinished.discard(name)
         elif text:
             self.unfinished.add(name)
-        if hasattr(stream, 'flush_interval'):   # of a kernel; flushing it waits for its thread, which is not for every line
-            self.unsent.add(stream)
+        if hasattr(stream, 'flush_interval') and stream not in self.unsent:   # of a kernel; flushing it waits for its thread, which is
+            self.unsent.append(stream)                                        # not for every line
 
     def cleared(self, wait: bool) -> None:
         """Outputs have been taken away, or, with `wait`, will be by the next one, which the line must not be."""
@@ -197,7 +209,7 @@ class Progress:
     # ------------------------------------------------------------ in the ticker's thread
     def tick(self) -> None:
         while self.unsent:
-            self.unsent.pop().flush()
+            self.unsent.pop(0).flush()
         now = time.monotonic()
         if now < self.next or self.view is None or self.unfinished or self.clearing or not self.lock.acquire(timeout=PERIOD):
             return   # who has the lock for longer may have been interrupted in it

@@ -30,7 +30,7 @@ class Sessions:
 
     by_name: dict[str, 'Session'] = dataclasses.field(default_factory=dict)
     default: str = ''
-    left: bool = False  # the user has disconnected: nothing connects by itself any more
+    left: bool = False  # the user has disconnected, or named what could not be connected: nothing connects by itself any more
     refusal: str = ''   # why nothing runs, nor connects by itself: a connection was begun, and is not made yet
     exchanges: Exchanges = dataclasses.field(default_factory=Exchanges)
 

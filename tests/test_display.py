@@ -1,6 +1,8 @@
 """Wire messages in a real IPython shell: where they go, and what `Out` and `_` are."""
 
+import functools
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ from traitlets.config import Config
 from ipython_erp5 import wire
 from ipython_erp5.diagnosis import Culprit
 from ipython_erp5.display import NORMAL, QUIET, VERBOSE, Display, RemoteResult, fields, table, with_text
+from ipython_erp5.progress import Progress
 from ipython_erp5.report import NotSaved
 
 PNG = 'iVBORw0KGgo='
@@ -44,6 +47,17 @@ def test_streams_keep_their_order_and_their_name(shell: InteractiveShell, capsys
     assert capsys.readouterr() == ('ab\n', 'w\n')
 
 
+def test_what_was_written_first_is_sent_first(shell: InteractiveShell) -> None:
+    """By a kernel, whose streams send by themselves after a while only."""
+    sent: list[str] = []
+    progress, streams = Progress(shell), [(name, SimpleNamespace(flush_interval=.2, flush=functools.partial(sent.append, name)))
+                                          for name in map(str, range(9))]
+    for name, stream in streams * 2:
+        progress.wrote(name, 'x\n', stream)
+    progress.tick()
+    assert sent == [name for name, _ in streams]
+
+
 def test_displays_and_their_updates(shell: InteractiveShell, published: list[dict[str, Any]]) -> None:
     bundle, again = {'text/plain': 'x', 'image/png': PNG}, {'text/plain': 'y'}
     show(shell, wire.display_data(bundle, {'image/png': {'width': 3}}, {'display_id': 'd'}),
@@ -69,6 +83,18 @@ def test_a_terminal_shows_text(shell: InteractiveShell, capsys: pytest.CaptureFi
                                text: str) -> None:
     show(shell, wire.display_data(bundle, {}, {}))
     assert capsys.readouterr().out == text + '\n'
+
+
+def test_widgets_are_text_and_that_is_said_once(shell: InteractiveShell, published: list[dict[str, Any]],
+                                                capsys: pytest.CaptureFixture[str]) -> None:
+    """A front end would look for them in the kernel here."""
+    bundle = {'text/plain': '  0%|  | 0/3', 'application/vnd.jupyter.widget-view+json': {'model_id': '4a65'}}
+    shown = show(shell, wire.display_data(bundle, {}, {}), wire.execute_result(bundle, {}, 1))
+    assert shown.result is not None and shown.result.data == published[0]['data'] == {'text/plain': '  0%|  | 0/3'}
+    out, told = capsys.readouterr()
+    assert (out, told.count('\n')) == ('', 1) and 'tqdm.auto' in told
+    show(shell, wire.display_data(bundle, {}, {}), feedback=QUIET)
+    assert capsys.readouterr() == ('', '')
 
 
 def test_an_empty_bundle_stays_empty() -> None:

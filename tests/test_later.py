@@ -436,7 +436,7 @@ def test_a_new_kernel_goes_back_to_what_the_one_before_has_begun(kernel: Callabl
     one, two = kernel(), kernel()
     one.start('%%erp5\n' + gate.held('print("one")', 'x = 42\nprint("two")\nx'))
     gate.begun()
-    one.manager.shutdown_kernel(now=True)   # SIGKILL
+    one.manager.shutdown_kernel()   # as for a restart: SIGINT, which is not for the cell, and a request
     back = two.start('%erp5_result')
     two.until(lambda: 'one\n' in two.text(back))
     gate.let_go()

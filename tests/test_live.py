@@ -43,8 +43,12 @@ class Kernel:
         self.manager, self.client = start_new_kernel(kernel_name='python3', env=environment)
         self.seen: dict[str, list[Message]] = {}
 
-    def send(self, code: str, **options: Any) -> str:
-        return str(self.client.execute(code, **options))
+    def send(self, code: str, cell: str = 'a cell', **options: Any) -> str:
+        """As a notebook does it, which names its cell; a console has none."""
+        content = {'code': code, 'silent': False, 'store_history': True, 'user_expressions': {}, 'allow_stdin': True, 'stop_on_error': True}
+        request = self.client.session.msg('execute_request', {**content, **options}, metadata={'cellId': cell} if cell else {})
+        self.client.shell_channel.send(request)
+        return str(request['header']['msg_id'])
 
     def until(self, asked: str, condition: Callable[[list[Message]], object], patience: float = 30) -> list[Message]:
         """The messages of a cell, once there are such."""
@@ -247,6 +251,18 @@ def test_a_kernel_shows_progress_and_nothing_is_left(kernel: Kernel, tmp_path: P
     assert re.fullmatch(LINE + 'the stop button', shown['data']['text/plain']) and shown['data']['text/plain'] in shown['data']['text/html']
     assert gone['data'] == {} and gone['transient'] == shown['transient'] and '<a' not in shown['data']['text/html']
     assert texts(found) == 'first\nlast\n'
+
+
+def test_a_console_of_a_kernel_shows_progress_as_text(kernel: Kernel, tmp_path: Path) -> None:
+    """Such as qtconsole, which knows no updates of displays. What is written over the line: as many spaces."""
+    kernel.run('%config ERP5Magics.progress_after = .1')
+    asked = kernel.send(f'# erp5\nprint("first")\n{there(tmp_path / "go on")}\nprint("last")', cell='')
+    kernel.until(asked, lambda found: 'stop it with' in texts(found).partition('first')[2])
+    (tmp_path / 'go on').touch()
+    found = outputs(kernel.end(asked))
+    assert kernel.reply(asked) == ('ok', '') and set(kinds(found)) == {'stream'}
+    shown = re.search(r'first\n((?:\r' + LINE + r'Ctrl-C or Stop\s*\x08*)+)\r( +)\rlast\n\Z', texts(found))
+    assert shown is not None and len(shown[2]) >= max(map(len, shown[1].split('\r'))), texts(found)
 
 
 def test_where_nobody_looks_there_is_none(kernel: Kernel, tmp_path: Path) -> None:

@@ -273,6 +273,20 @@ def test_a_cell_without_a_session_connects_to_the_default_and_says_so(typed: Typ
     assert served.count('Base_executeJupyter') == 1
 
 
+@pytest.mark.parametrize('line', ['%erp5_connect nosuch', '%erp5_connect --referense sales'])
+def test_where_a_connection_has_failed_a_cell_makes_no_other(typed: Type, monkeypatch: pytest.MonkeyPatch, line: str) -> None:
+    """Whoever runs cell by cell may not look back."""
+    with fresh(Base_executeJupyter=[streamed()]) as served:
+        monkeypatch.setenv('ERP5_URL', served.url)
+        with pytest.raises(errors.ERP5Error, match='nosuch|referense'):
+            typed(line).raise_error()
+        with pytest.raises(errors.NotConnectedError, match='%erp5_connect'):
+            typed('# erp5\nx = 1').raise_error()
+        for code in ('%erp5_connect', '# erp5\nx = 1'):
+            typed(code).raise_error()
+    assert served.count('Base_executeJupyter') == 1
+
+
 def test_without_autoconnect_it_says_how_to_connect(typed: Type) -> None:
     typed('%config ERP5Magics.autoconnect = False')
     with pytest.raises(errors.NotConnectedError, match='%erp5_connect'):

@@ -225,7 +225,8 @@ def test_ipythons_own_magics(run: Run) -> None:
     assert run('import asyncio\nawait asyncio.sleep(.01, 5)').result == {'text/plain': '5'}
 
 
-@pytest.mark.parametrize('question', ['input("? ")', 'import getpass; getpass.getpass(prompt="? ")', 'from getpass import getpass; getpass()'])
+@pytest.mark.parametrize('question', ['input("? ")', 'import getpass; getpass.getpass(prompt="? ")',
+                                      'from getpass import getpass; getpass()'])
 def test_nobody_answers_input(run: Run, question: str) -> None:
     with pytest.raises(ERP5Error, match='cannot ask for input'):
         run(question)

@@ -14,6 +14,7 @@ import atexit
 import builtins
 import contextlib
 import functools
+import getpass
 import io
 import linecache
 import re
@@ -177,7 +178,7 @@ class CellShell(InteractiveShell):
         self.stdout, self.stderr = (Stream(name, lambda *message: self.emit(*message), self.cells.earlier)
                                     for name in ('stdout', 'stderr'))
         atexit.unregister(self.atexit_operations)  # would reset the namespace when an executor ends
-        builtins.input = refuse_input
+        builtins.input = getpass.getpass = refuse_input
         warnings.filterwarnings('ignore', "To exit: use 'exit'")  # IPython says so of a SystemExit; here there is nothing to leave
         self.update_cache = linecache.updatecache
         setattr(linecache, 'updatecache', self.update_linecache)  # noqa: B010 - the module's own callers look it up there
@@ -231,6 +232,11 @@ class CellShell(InteractiveShell):
             if namespace.get(name) is value:
                 del namespace[name]
         self.names, self.user_module, self._user_ns = self.no_names, self.neutral, self.neutral.__dict__
+
+    def reset(self, *args: Any, **kwargs: Any) -> None:
+        """`%reset`, after which what `enter` has put in is there again, and is none of the notebook's variables."""
+        super().reset(*args, **kwargs)
+        self._user_ns.update(self.hidden)
 
     def system(self, cmd: str) -> None:
         """`!cmd`. For IPython an interrupt of the command is none of the cell."""
@@ -362,6 +368,6 @@ def keep_leading_lines(lines: list[str]) -> list[str]:
     return code if code and code[0].startswith('%%') else lines
 
 
-def refuse_input(prompt: object = '', /) -> str:
-    """`input()` in a cell: nobody can answer."""
+def refuse_input(*args: object, **options: object) -> str:
+    """`input()` and `getpass()` in a cell: nobody can answer."""
     raise StdinNotImplementedError('a remote cell cannot ask for input: assign the value in the cell')
