@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from IPython.core.interactiveshell import InteractiveShell
 
+from .amounts import size
 from .errors import OptionError, did_you_mean
-from .report import size
 from .values import names_in, size_of
 
 if TYPE_CHECKING:

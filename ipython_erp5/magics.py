@@ -150,7 +150,7 @@ class ERP5Magics(Magics):
         from .values import size_of
         there = size_of(reply.pulled.get('_', {}))
         if there > LARGE:
-            from .report import size
+            from .amounts import size
             self.tell(f'The value ({size(there)}) stays there, and this is how it looks: %%erp5 --pull NAME brings a variable.\n')
             return shown
         try:

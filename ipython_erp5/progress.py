@@ -25,13 +25,14 @@ from typing import Any, Protocol, TextIO
 from IPython.core.displaypub import CapturingDisplayPublisher
 from IPython.core.interactiveshell import InteractiveShell
 
+from .amounts import elapsed, size
+
 AFTER = 2.0     # seconds of which nothing is said
 PERIOD = .05    # seconds between two looks
 LINGER = 5.0    # seconds that the thread stays after the last cell
 SECOND = 1.0    # between two updates of the line
 LARGE = 50e6    # bytes from which on there is a bar, at once
 CELLS = 24      # characters of a bar
-UNITS = (('GB', 1e9), ('MB', 1e6), ('kB', 1e3), ('B', 1))
 
 
 class View(Protocol):
@@ -279,20 +280,7 @@ def aside() -> Iterator[None]:
 
 
 # ---------------------------------------------------------------- words
-def elapsed(seconds: float) -> str:
-    """`0:05`, `1:02:03`"""
-    minutes, seconds = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f'{hours}:{minutes:02}:{seconds:02}' if hours else f'{minutes}:{seconds:02}'
-
-
 def moved(done: int, total: int) -> str:
     """`[######------------------] 256 MB of 1.0 GB`"""
     full = int(CELLS * done / total)
     return f'[{"#" * full}{"-" * (CELLS - full)}] {size(done)} of {size(total)}'
-
-
-def size(count: float) -> str:
-    """Bytes with a unit: `123 MB`, `1.2 GB`."""
-    name, unit = next(((name, unit) for name, unit in UNITS if count >= unit), UNITS[-1])
-    return f'{count / unit:.{1 if count < 10 * unit and unit > 1 else 0}f} {name}'

@@ -87,22 +87,6 @@ def render(not_saved: Sequence[NotSaved], total: int) -> str:
     return text
 
 
-def size(count: float) -> str:
-    """Bytes, to be read: `1.2 GB`."""
-    for unit in ('bytes', 'kB', 'MB', 'GB'):
-        if count < 1000:
-            break
-        count /= 1000
-    else:
-        unit = 'TB'
-    return f'{count:.0f} {unit}' if unit == 'bytes' or count >= 100 else f'{count:.1f} {unit}'
-
-
-def count(number: int, what: str) -> str:
-    """`1 line`, `2 lines`."""
-    return f'{number} {what}{"s" * (number != 1)}'
-
-
 def later_use(name: str, reason: str, suggestion: str) -> str:
     """The text of the NotSavedError that a later use of the variable raises."""
     ways = f'{WAY_OUT}\n{indent(suggestion.rstrip(), "    ")}' if suggestion else (

@@ -10,13 +10,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from .amounts import size
 from .client import STATUS, Client
 from .connections import Connection
 from .credentials import Secret
 from .display import fields, table
 from .errors import ERP5Error
 from .local_node import Node
-from .report import size
 
 ANSWER_SECONDS = 10.0
 UNITS = (('days', 86400), ('h', 3600), ('min', 60), ('s', 1))  # seconds

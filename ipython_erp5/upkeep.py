@@ -10,7 +10,7 @@ from pathlib import Path
 
 from traitlets import Bool, Unicode
 
-from . import report
+from . import amounts
 from .command import NAME, OnDatabase
 
 
@@ -67,7 +67,7 @@ class Verify(OnDatabase):
         for found in cluster.verify(self.folder, self.storage, self.values):
             print(found, flush=True)
             notebooks, records, faults = notebooks + 1, records + found.records, faults + len(found.faults)
-        counts = report.count(notebooks, 'notebook'), report.count(records, 'record'), report.count(faults, 'fault')
+        counts = amounts.count(notebooks, 'notebook'), amounts.count(records, 'record'), amounts.count(faults, 'fault')
         print(f'Verified: {", ".join(counts)}.')
         return 1 if faults else 0
 

@@ -29,6 +29,7 @@ LAYERS = {
     'paths': 'fidelity',                                                       # Python paths through what a pickler visited
     'serializers': 'errors fidelity frames live',                              # interface, registry, three built-in ones
     'diagnosis': 'errors fidelity paths serializers',                          # culprits inside a value, and their paths
+    'amounts': '',                                                             # bytes, times and counts as people read them
     'report': 'diagnosis',                                                     # what was not saved, why, the way out
     'transformer': '',                                                         # markers -> magics, a function of lines
     'remote_code': 'transformer',                                              # what stands at the cursor: code, or words of a magic
@@ -61,13 +62,13 @@ LAYERS = {
     'session': 'errors wire connections client ctrl_c delivery reply handle history stock_delivery exchanges reconnecting transfer values '
                'known_names',
     #                                                                          # a notebook of a site: execute, push, pull
-    'progress': '',                                                            # one line about what takes long
+    'progress': 'amounts',                                                     # one line about what takes long
     'display': 'errors wire progress report',                                  # events -> IPython display
     'options': 'errors',                                                       # the words of a magic's line
     'sessions': 'errors connections options serializers session exchanges',    # the sessions of one shell
     'completion': 'wire connections known_names magic_words remote_code session sessions settings',  # Tab and Shift-Tab of what is there
     'magics': 'local_values values errors wire display masking options reply session sessions background credentials progress reconnecting '
-              'report',
+              'amounts',
     #                                                                          # connecting, and running cells
     'background': 'errors wire display handle history local_values session',   # where the outputs of such a cell go
     'recalling': 'errors display handle history magics options session',       # cells and lines that are there already
@@ -75,16 +76,16 @@ LAYERS = {
     'masking': '',                                                             # a typed password, out of IPython's history
     'official': 'connections credentials display magics masking mode options session settings',  # the magics of ERP5's own kernel
     'looking': 'errors display magics options sessions status',                # what there is: variables, notebooks, nodes
-    'local_values': 'errors report reply values',                              # the local end of a push or a pull in IPython
+    'local_values': 'amounts errors reply values',                             # the local end of a push or a pull in IPython
     'moving': 'magics options',                                                # %erp5_push, %erp5_pull
     'manual': '',                                                              # the pages of %erp5_help
     'helping': 'errors display exchanges magics manual options',               # the manual; what went to the sites
     'extension': 'moving helping errors looking magics mode official progress sessions transformer recalling completion help_lines',
     #                                                                          # load and unload, without a trace
-    'status': 'errors local_node connections credentials client display report',  # what a node says of itself, for people
+    'status': 'errors local_node connections credentials client display amounts',  # what a node says of itself, for people
     'command': 'errors local_node',                                            # what all subcommands have in common
     'converting': 'command errors transformer',                                # a notebook of ERP5's own kernel -> the standard one
-    'upkeep': 'command report node.cluster',                                   # pack, export, import, verify
+    'upkeep': 'amounts command node.cluster',                                  # pack, export, import, verify
     'accounts': 'errors local_node command display node.users',                # the users of a site
     'cli': 'errors local_node accounts command converting status upkeep node.cluster',  # serve, start, stop, status
     '__init__': 'errors connections session extension credentials',            # the public names
@@ -97,7 +98,7 @@ LAYERS = {
     'node.storage': 'errors node.cures',                                       # the database by its URI, and its blobs
     'node.descendants': '',                                                    # the processes below a process, and their end
     'node.memory': 'node.descendants',                                         # what a process uses, what the machine has left
-    'node.limits': 'errors report wire',                                       # sizes and times that may be used
+    'node.limits': 'amounts errors wire',                                      # sizes and times that may be used
     'node.source': '',                                                         # the code filenames of cells
     'node.tracebacks': 'node.source',                                          # which frames of an error are shown, and how
     'node.threads': '',                                                        # which cell a thread works for
@@ -110,13 +111,13 @@ LAYERS = {
     'node.audit': 'node.names node.namespace',                                 # what only the interpreter sees a cell do
     'node.bodies': '',                                                         # bodies between a socket and files, past waitress
     'node.parcels': 'errors node.bodies node.chunks node.storage',             # large buffers between a client and a cell
-    'node.carrying': 'diagnosis errors report transfer wire node.parcels',  # the values of a push and a pull, in the cell
+    'node.carrying': 'amounts diagnosis errors transfer wire node.parcels',    # the values of a push and a pull, in the cell
     'node.definitions': 'live node.chunks node.references',                    # classes and functions that records share
     'node.sharing': '',                                                        # which variables belong together
     'node.stored': 'node.chunks',                                              # a notebook's variables in ZODB
     'node.context': 'errors diagnosis report serializers node.chunks node.definitions node.namespace node.references node.stored',
     #                                                                          # variables while a cell runs
-    'node.units': 'errors diagnosis fidelity report node.chunks node.context node.definitions node.references node.sharing node.stored',
+    'node.units': 'amounts errors diagnosis fidelity node.chunks node.context node.definitions node.references node.sharing node.stored',
     #                                                                          # what a cell could have changed, as bytes
     'node.saving': 'errors fidelity report node.context node.sharing node.stored node.units',  # what changed, into the database
     'node.document': 'errors',                                                 # what ERP5 calls a document, and its module
@@ -153,13 +154,13 @@ LAYERS = {
                     'node.users',
     #                                                                          # what the published methods ask of a node
     'node.publisher': 'node.bodies node.journal node.portal node.service node.storage',  # WSGI, authorization, event stream
-    'node.packing': 'errors report node.chunks node.parcels node.journal node.storage',  # removing what no record needs
+    'node.packing': 'amounts errors node.chunks node.parcels node.journal node.storage',  # removing what no record needs
     'node.tls': 'errors',                                                      # TLS before waitress, which has none
     'node.integrity': 'serializers node.chunks',                               # bytes that are what was stored, or not
-    'node.verifying': 'report wire node.chunks node.document node.integrity node.storage node.stored',  # whether all of it can be read
+    'node.verifying': 'amounts wire node.chunks node.document node.integrity node.storage node.stored',  # whether all of it can be read
     'node.loading': 'node.cell node.preload node.process node.stored node.verifying',  # the same of the values, elsewhere
     'node.archive': 'errors node.chunks __init__',                             # the file of an exported notebook
-    'node.exporting': 'environment errors report node.archive node.chunks node.document node.integrity node.notebook node.storage '
+    'node.exporting': 'amounts environment errors node.archive node.chunks node.document node.integrity node.notebook node.storage '
                       'node.stored node.users',                                # a notebook into a file
     'node.importing': 'errors node.archive node.chunks node.document node.exporting node.notebook node.storage node.stored node.users',
     #                                                                          # a file into a notebook

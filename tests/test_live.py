@@ -21,7 +21,8 @@ from scripted_site import http, site, stock
 from ipython_erp5.connections import Connection
 from ipython_erp5.credentials import Secret
 from ipython_erp5.ctrl_c import ANSWER
-from ipython_erp5.progress import elapsed, moved, size
+from ipython_erp5.amounts import elapsed, size
+from ipython_erp5.progress import moved
 from ipython_erp5.session import open_session
 
 pytestmark = pytest.mark.filterwarnings('ignore:Kernel is running over TCP')
@@ -310,7 +311,7 @@ def test_a_terminal_shows_a_bar_of_what_is_much_at_once(terminal: Terminal) -> N
                          '        for _ in range(2):   # the first one may have been on its way\n            shown = progress.next\n'
                          '            while progress.next == shown: time.sleep(.01)\nprint("end")')
     bars = re.findall(r'\r0:\d\d \| (\[#*-*\]) ([\d.]+) MB of 100 MB \| there \| stop it with Ctrl-C', shown)
-    assert {done for _, done in bars} == {'1.0', '20', '60'} and ('[' + '#' * 14 + '-' * 10 + ']', '60') in bars
+    assert {done for _, done in bars} == {'1.0', '20.0', '60.0'} and ('[' + '#' * 14 + '-' * 10 + ']', '60.0') in bars
     assert re.search(r'\r +\rend\r\n', shown)
 
 
@@ -331,8 +332,8 @@ def test_a_cell_that_waits_says_why(kernel: Kernel, node: Node) -> None:
 
 
 @pytest.mark.parametrize('found, expected', [
-    (elapsed(5.9), '0:05'), (elapsed(3723), '1:02:03'), (size(999), '999 B'), (size(1.26e9), '1.3 GB'), (size(52e6), '52 MB'),
-    (moved(30, 60), '[############------------] 30 B of 60 B')])
+    (elapsed(5.9), '0:05'), (elapsed(3723), '1:02:03'), (size(999), '999 bytes'), (size(1.26e9), '1.3 GB'), (size(256e6), '256 MB'),
+    (moved(30, 60), '[############------------] 30 bytes of 60 bytes')])
 def test_words(found: str, expected: str) -> None:
     assert found == expected
 

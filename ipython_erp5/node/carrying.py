@@ -13,8 +13,8 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from .. import diagnosis, transfer, wire
+from ..amounts import size
 from ..errors import ERP5Error, SerializationError, StorageFullError, did_you_mean
-from ..report import size
 from . import parcels
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from DateTime import DateTime
 from persistent import Persistent
 from ZODB.POSException import POSKeyError
 
-from .. import report
+from .. import amounts
 from ..environment import Setup
 from ..errors import ArchiveError, NodeError
 from . import users
@@ -44,7 +44,7 @@ class Transferred(NamedTuple):
     owner_known: bool = True
 
     def __str__(self) -> str:
-        counts = report.count(self.lines, 'line'), report.count(self.variables, 'variable'), report.size(self.size)
+        counts = amounts.count(self.lines, 'line'), amounts.count(self.variables, 'variable'), amounts.size(self.size)
         return f'{self.reference!r}: {", ".join(counts)}'
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from .. import wire
 from ..errors import NodeError
-from ..report import size
+from ..amounts import size
 
 UNITS = {'B': 1, 'KB': 10**3, 'MB': 10**6, 'GB': 10**9, 'TB': 10**12}
 

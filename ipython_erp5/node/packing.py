@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 from persistent.mapping import PersistentMapping
 from transaction.interfaces import TransientError
 
-from .. import report
+from .. import amounts
 from ..errors import NodeError
 from . import parcels
 from .chunks import Buffers
@@ -42,7 +42,7 @@ class Stored(NamedTuple):
     objects: int  # 0 where the storage has not counted them yet
 
     def __str__(self) -> str:
-        return report.size(self.size) + (f' in {self.objects:,} objects' if self.objects > 0 else '')
+        return amounts.size(self.size) + (f' in {self.objects:,} objects' if self.objects > 0 else '')
 
 
 class Packed(NamedTuple):

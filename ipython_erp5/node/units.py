@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pickle import PickleBuffer
 
-from .. import diagnosis, fidelity, report
+from .. import amounts, diagnosis, fidelity
 from ..errors import ReferenceNeededError, StorageFullError
 from .chunks import MINIMUM, StoredBuffer
 from .context import Context, Opened
@@ -166,7 +166,7 @@ class Units:
         return Dump(data, trace, buffers)
 
     def too_large(self, root: Root, size: int) -> diagnosis.Culprit:
-        reason = (f'{report.size(size)}, more than the {report.size(self.limit)} that a variable may have here (--variable-limit): '
+        reason = (f'{amounts.size(size)}, more than the {amounts.size(self.limit)} that a variable may have here (--variable-limit): '
                   'keep it in a file or in the database, or in smaller parts')
         return self.culprit(root, reason)
 

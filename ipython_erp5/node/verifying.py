@@ -23,7 +23,7 @@ from persistent import Persistent
 from transaction.interfaces import TransientError
 from ZODB.POSException import POSKeyError, StorageError
 
-from .. import report, wire
+from .. import amounts, wire
 from .chunks import StoredBuffer
 from .document import Module
 from .integrity import Damaged, Reader, bytes_of, check_pickles, contents, missing, pieces_of
@@ -59,10 +59,10 @@ class Verified:
     faults: list[Fault] = field(default_factory=list)
 
     def __str__(self) -> str:
-        state = report.count(len(self.faults), 'fault') if self.faults else 'ok'
-        counts = [report.count(self.records, 'record')]
+        state = amounts.count(len(self.faults), 'fault') if self.faults else 'ok'
+        counts = [amounts.count(self.records, 'record')]
         if self.title != SITE:
-            counts += [report.count(self.lines, 'line'), report.count(self.variables, 'variable'), report.size(self.size)]
+            counts += [amounts.count(self.lines, 'line'), amounts.count(self.variables, 'variable'), amounts.size(self.size)]
         return '\n    '.join([f'{self.title}: {state} ({", ".join(counts)})', *map(str, self.faults)])
 
 
@@ -196,7 +196,7 @@ class Look:
         wrong = sum(counted.get(digest) != self.users.get(digest) for digest in counted.keys() | self.users.keys())
         if wrong:
             self.fault('the index of large buffers',
-                       f'{report.count(wrong, "piece")} {"are" if wrong > 1 else "is"} used more or less often than it says', EXPORT)
+                       f'{amounts.count(wrong, "piece")} {"are" if wrong > 1 else "is"} used more or less often than it says', EXPORT)
 
 
 def check_line(count: int, line: Any) -> None:
