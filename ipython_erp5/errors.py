@@ -4,7 +4,11 @@ In a notebook they show as one line, without a frame of this package (`_render_t
 error that a remote cell raised is shown with the remote traceback, under the remote class's name: `remote_error`.
 """
 
+import errno
+import os
 from collections.abc import Iterable, Sequence
+
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
@@ -113,12 +117,16 @@ class ReferenceNeededError(ERP5Error, RuntimeError):
 
 
 class StorageFullError(ERP5Error, OSError):
-    """There is no room for a large value. `needed`, `free`: bytes on the disk of the database, or of this node's cache of it."""
+    """A large value cannot be written. `needed`, `free`: bytes on the disk of the database, or of this node's cache of it; `code`: of
+    `errno`."""
 
-    def __init__(self, needed: int, free: int, reason: str) -> None:
-        super().__init__(f'{needed:,} bytes of a large value have no room in the database ({reason}): {free:,} bytes are free. '
-                         f'Delete what is not needed and run `ipython-erp5 pack`, or give the disk more room')
-        self.needed, self.free = needed, free
+    def __init__(self, needed: int, free: int, code: int) -> None:
+        reason = os.strerror(code)
+        super().__init__(f'{needed:,} bytes of a large value have no room in the database ({reason}): {free:,} bytes are free. Delete '
+                         'what is not needed and run `ipython-erp5 pack`, or give the disk more room' if code in NO_ROOM else
+                         f'{needed:,} bytes of a large value cannot be written to the files of the database ({reason}), or of the '
+                         "node's cache of them: whoever operates the node has to make their directory writable")
+        self.needed, self.free, self.code = needed, free, code
 
 
 # ---------------------------------------------------------------- the environment

@@ -1,5 +1,6 @@
 """The store of large buffers: one contract for every storage, laws, pages that were written to, a disk that is full."""
 
+import errno
 import gc
 import hashlib
 import json
@@ -525,8 +526,9 @@ def test_a_buffer_for_which_there_is_no_room(small: Callable[[], 'subprocess.Com
 
 
 def test_the_error_is_also_what_a_caller_would_guess() -> None:
-    error = StorageFullError(10, 5, 'No space left on device')
-    assert isinstance(error, OSError) and (error.needed, error.free) == (10, 5)
+    error = StorageFullError(10, 5, errno.ENOSPC)
+    assert isinstance(error, OSError) and (error.needed, error.free) == (10, 5) and 'pack' in str(error)
+    assert '(Read-only file system), or of the node' in str(StorageFullError(10, 5, errno.EROFS))
 
 
 # ---------------------------------------------------------------- where the blobs are

@@ -43,14 +43,14 @@ from ZODB.interfaces import IBlobStorage
 from ZODB.POSException import Unsupported
 
 from ..arrays import LARGE
-from ..errors import NotSavedError, StorageFullError
+from ..errors import NO_ROOM, NotSavedError, StorageFullError
 
 MINIMUM = LARGE  # bytes from which a buffer is stored out of band: those that arrays hands out as buffers
 SHORTEST, LONGEST, LONGEST_RECORD = 1 << 20, 16 << 20, 4 << 20  # bytes of a piece: powers of two, multiples of every page size
 ENOUGH = 64  # pieces: more only where they would be longer than the longest
 RESERVE = 16 << 20  # bytes of the disk that are left to the records: without them nothing of a cell could be saved
 MAPPED = 32  # what is mapped and only read weighs so many times less than memory of the process's own
-FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO})  # no room, or no way to it
+FULL = NO_ROOM | {errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}  # no room, or no way to it
 
 
 class Piece(Persistent):
@@ -248,6 +248,17 @@ def free(directory: str) -> int:
     return max(0, system.f_bavail * system.f_frsize - RESERVE)
 
 
+def require(needed: int, directory: str | None) -> None:
+    """StorageFullError if a directory of blobs has no room for so many bytes. Of a database without one nothing is known."""
+    if directory and free(directory) < needed:
+        raise StorageFullError(needed, free(directory), errno.ENOSPC)
+
+
+def refusal(error: OSError, needed: int, directory: str | None) -> Exception:
+    """What to raise where so many bytes could not be written there."""
+    return StorageFullError(needed, free(directory) if directory else 0, error.errno) if error.errno in FULL else error
+
+
 def remove(path: str, pid: int) -> None:
     if os.getpid() == pid:  # not a child of the cell's
         with contextlib.suppress(FileNotFoundError):
@@ -345,8 +356,7 @@ class Buffers:
     def write(self, missing: dict[bytes, memoryview], known: dict[bytes, Persistent]) -> None:
         """All of them or none."""
         needed = sum(map(len, missing.values()))
-        if missing and self.directory and self.free() < needed:
-            raise self.full(needed, os.strerror(errno.ENOSPC))
+        require(needed, self.directory)
         written: dict[bytes, Draft] = {}
         try:
             for digest, part in missing.items():
@@ -354,17 +364,11 @@ class Buffers:
         except BaseException as error:
             for draft in written.values():
                 draft.discard()
-            if isinstance(error, OSError) and error.errno in FULL:
-                raise self.full(needed, os.strerror(error.errno)) from None
+            if isinstance(error, OSError):
+                raise refusal(error, needed, self.directory) from None
             raise
         self.drafts.update(written)
         known.update({digest: draft.piece for digest, draft in written.items()})
-
-    def free(self) -> int:
-        return free(self.directory or '')
-
-    def full(self, needed: int, reason: str) -> StorageFullError:
-        return StorageFullError(needed, self.free(), reason)
 
     # ------------------------------------------------------------ who needs what
     def use(self, stored: StoredBuffer) -> None:

@@ -6,8 +6,6 @@
 The objects are made anew. In a storage without blobs, pieces are cut to the length that records have there.
 """
 
-import errno
-import os
 import time
 import uuid
 from collections import Counter
@@ -25,7 +23,7 @@ from transaction.interfaces import TransientError
 from ..errors import ArchiveError, NodeError
 from . import users
 from .archive import Source, entry, refused
-from .chunks import LONGEST_RECORD, Buffers, Draft, StoredBuffer, length_of, spans
+from .chunks import LONGEST_RECORD, Buffers, Draft, StoredBuffer, length_of, require, spans
 from .document import Document
 from .exporting import DATES, Transferred, plain_fields
 from .notebook import DataNotebook, DataNotebookLine
@@ -117,8 +115,7 @@ class Import:
 
     # ------------------------------------------------------------ large buffers
     def take_pieces(self) -> None:
-        if self.buffers.directory and self.buffers.free() < self.source.size:
-            raise self.buffers.full(self.source.size, os.strerror(errno.ENOSPC))
+        require(self.source.size, self.buffers.directory)
         for digest, data in self.source.pieces():
             parts = [data[part] for part in spans(len(data), len(data) if self.buffers.directory else LONGEST_RECORD)]
             digests = tuple(blake3(part).digest() for part in parts)

@@ -12,7 +12,6 @@ so that no cell is refused because of somebody's push.
 """
 
 import contextlib
-import errno
 import functools
 import json
 import os
@@ -30,7 +29,7 @@ from ZODB.blob import Blob
 
 from ..errors import NodeUnavailableError, SerializationError, StorageFullError, WireError
 from .bodies import Body
-from .chunks import FULL, LONGEST, LONGEST_RECORD, Buffers, Draft, StoredBuffer, blob_directory, free, length_for, length_of, spans
+from .chunks import LONGEST, LONGEST_RECORD, Buffers, Draft, StoredBuffer, blob_directory, length_for, length_of, refusal, require, spans
 from .storage import opened
 
 PARCELS = 'ipython_erp5_parcels'
@@ -149,7 +148,7 @@ class Depot:
         drafts: dict[bytes, Draft] = {}
         try:
             todo = read_head(body, head)
-            self.make_room(sum(span.stop - span.start for span in todo))
+            require(sum(span.stop - span.start for span in todo), self.directory)
             parts = [(span, self.store(body, span, drafts)) for span in todo]
             self.commit(address, parts, drafts)
         except StorageFullError:
@@ -163,10 +162,6 @@ class Depot:
         """So that the next pack has what came before; there may be no room even to say so, or a conflict: then a day ends it."""
         with contextlib.suppress(Exception), self.committing, opened(self.database) as root:
             parcels_in(root).drop(address, module_in(root).find(address.reference))
-
-    def make_room(self, needed: int) -> None:
-        if self.directory and free(self.directory) < needed:
-            raise StorageFullError(needed, free(self.directory), os.strerror(errno.ENOSPC))
 
     def store(self, body: Body, span: Span, drafts: dict[bytes, Draft]) -> tuple[bytes, ...]:
         """The digests of a span, of which the bytes come now."""
@@ -192,9 +187,7 @@ class Depot:
         try:
             draft = Draft(come(), self.directory)
         except OSError as error:
-            if error.errno not in FULL:
-                raise
-            raise StorageFullError(size, free(self.directory or ''), os.strerror(error.errno)) from None
+            raise refusal(error, size, self.directory) from None
         return hasher.digest(), draft
 
     def commit(self, address: Address, arrived: list[tuple[Span, tuple[bytes, ...]]], drafts: dict[bytes, Draft]) -> None:
