@@ -74,8 +74,12 @@ class Kernel:
         return reply['content']['status'], reply['content'].get('ename', '')
 
     def run(self, code: str, **options: Any) -> list[Message]:
-        asked = self.send(code, **options)
-        assert self.reply(asked) == ('ok', ''), texts(self.end(asked))
+        while True:
+            asked = self.send(code, **options)
+            reply = self.reply(asked)
+            if reply != ('aborted', ''):   # a kernel does not run what comes right behind an error
+                break
+        assert reply == ('ok', ''), texts(self.end(asked))
         return self.end(asked)
 
     def press(self) -> None:

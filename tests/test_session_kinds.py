@@ -209,7 +209,7 @@ def test_interrupting_a_kernel(environment: dict[str, str]) -> None:
     manager, client = start_new_kernel(kernel_name='python3', env=environment)
     try:
         client.execute_interactive(LOAD, timeout=60, output_hook=lambda message: None)
-        asked = client.execute('# erp5\nprint("has begun")\nimport time; time.sleep(60)')
+        asked = client.execute('# erp5\nprint("has begun")\nimport time; time.sleep(60)', stop_on_error=False)
         while 'has begun' not in client.get_iopub_msg(timeout=30)['content'].get('text', ''):
             pass
         manager.interrupt_kernel()
