@@ -161,7 +161,7 @@ def test_a_database_that_cannot_be_written(tmp_path: Path) -> None:
         limits = resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
         with pytest.raises(ERP5Error, match='the cell ran, but the database refused its changes; nothing of it was saved'):
             session.execute('n = 2')   # which was announced
-        with pytest.raises(ERP5Error, match='the database cannot be written, and nothing was run. Give its disk room') as caught:
+        with pytest.raises(ERP5Error, match='the database cannot be written, and nothing was run. Its disk needs room') as caught:
             session.execute(f'open({str(tmp_path / "ran")!r}, "x")')
         assert type(caught.value).__name__ == 'NodeError' and not (tmp_path / 'ran').exists()
         resource.prlimit(pid, resource.RLIMIT_FSIZE, limits)

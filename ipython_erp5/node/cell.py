@@ -295,7 +295,8 @@ class Notebooks:
             except Exception as error:  # a conflict: somebody claimed at the same moment. ZEO's being away is one, too
                 self.manager.abort()
                 if takes_nothing(error):
-                    raise NodeError(f'{error}: the database cannot be written, and nothing was run. Give its disk room') from None
+                    raise NodeError(f'{error}: the database cannot be written, and nothing was run. Its disk needs room, and has to be '
+                                    'writable') from None
                 if not is_away(error) and not isinstance(error, TransientError):
                     raise
                 if time.monotonic() > end:
