@@ -89,6 +89,7 @@ class Ours:
 
     def __init__(self, folder: Path) -> None:
         from ipython_erp5.node import cluster, portal, storage
+        from ipython_erp5.node.claims import Known
         from ipython_erp5.node.executor import Executor
         from ipython_erp5.node.preload import shell
         portal.configure_security()
@@ -98,22 +99,26 @@ class Ours:
             cluster.install(database, 'admin', 'secret')
         self.notebooks = cluster.make_notebooks(uri, 'here')
         self.executor = Executor(Nobody(), self.notebooks, shell, sys.stderr)  # type: ignore[arg-type]
-        self.next_id = uuid.uuid4().hex
+        self.known, self.next_id = Known(), uuid.uuid4().hex
 
     def run(self, source: str) -> None:
         from ipython_erp5 import wire
         request_id, self.next_id = self.next_id, uuid.uuid4().hex
         request = wire.Request(reference='bench', request_id=request_id, next_request_id=self.next_id, user='admin',
                                python_expression=source)
-        with self.notebooks.open(request, {}) as opened:
+        with self.notebooks.open(request, self.known) as opened:
             self.cell(request, opened)
             assert opened.commit(request, b'', '', '') is None
 
     def cell(self, request: Any, opened: Any) -> None:
-        error = self.executor.run(request, opened)
+        error = self.run_in(opened, request)
         assert error is None, error
         message = opened.save(request, None)
         assert not message['not_saved'], message
+
+    def run_in(self, opened: Any, request: Any) -> BaseException | None:
+        from ipython_erp5.node.carrying import Carrier
+        return self.executor.run(request, opened, Carrier(request, opened, self.notebooks.connection.root()))
 
     def begin(self) -> None:
         """The context is there."""
@@ -122,8 +127,8 @@ class Ours:
         from ipython_erp5 import wire
         self.notebooks.connection.cacheMinimize()
         request = wire.Request(reference='bench', request_id=uuid.uuid4().hex, user='admin', python_expression='counter + 0;')
-        with self.notebooks.open(request, {}) as opened:
-            assert self.executor.run(request, opened) is None
+        with self.notebooks.open(request, self.known) as opened:
+            assert self.run_in(opened, request) is None
             return int(opened.namespace['counter'])
 
 
@@ -151,7 +156,7 @@ class Whole(Ours):
         namespace = opened.namespace
         given = set(namespace)
         namespace.update(self.loaded(opened.notebook) if self.reload else self.values)
-        error = self.executor.run(request, opened)
+        error = self.run_in(opened, request)
         assert error is None, error
         self.values = {name: value for name, value in namespace.items() if name not in given}
         for name in self.values:
