@@ -16,6 +16,7 @@ from conftest import Node, running, there
 from IPython.core.interactiveshell import InteractiveShell
 from scripted_site import http, site, stock
 from traitlets.config import Config
+from waitress.adjustments import Adjustments
 
 from ipython_erp5 import errors, local_node, wire
 from ipython_erp5.cli import main
@@ -23,7 +24,7 @@ from ipython_erp5.client import Client
 from ipython_erp5.connections import Connection
 from ipython_erp5.credentials import Secret
 from ipython_erp5.node import cluster, storage, users
-from ipython_erp5.node.bodies import PUT
+from ipython_erp5.node.bodies import PUT, Parser
 from ipython_erp5.node.publisher import PUBLISHED
 from ipython_erp5.octets import Octets
 from ipython_erp5.session import Session, open_session
@@ -388,3 +389,10 @@ def test_a_client_shows_what_a_site_says_of_a_refusal() -> None:
         client = Client(Connection('n', served.url, 'ana', Secret('päss'), 'r'))
         with pytest.raises(errors.UnauthorizedError, match='^not yours, ana:…$'):
             client.exists('r')
+
+
+def test_a_head_that_cannot_be_read_has_a_path_for_the_log() -> None:
+    """Where its sender has gone, waitress logs that with the path."""
+    parser = Parser(Adjustments())
+    parser.received(b'GET / HTTP/1.1\r\nno field\r\n\r\n')
+    assert parser.error and parser.path == ''

@@ -108,6 +108,7 @@ class Body:
 class Parser(HTTPRequestParser):
     """A head that cannot be read is the sender's error; waitress answers 501 to an unknown Transfer-Encoding, and to some nothing."""
 
+    path = ''  # of a head that cannot be read; waitress logs it where that client has gone before the answer
     raw = False  # whether waitress leaves the body where it is
     awaits = False  # whether the client waits for leave to send it
     expect_continue = False
